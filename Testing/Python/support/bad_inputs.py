@@ -173,19 +173,12 @@ def code_in_checkpoint(run: Run) -> Run:
     return replace(run, model=folder)
 
 
-def with_raw(name: str, *path: str, to: object) -> Change:
-    """A raw results folder with another entry in `plans.json` or `dataset.json`."""
-
-    def change(run: Run) -> Run:
-        folder = tiny.make_results_folder(run.scratch / "raw")
-        edit(folder / name, lambda content: replaced(content, path, to))
-        return replace(run, model=folder)
-
-    return change
-
-
-def with_planned(*path: str, to: object) -> Change:
-    return with_raw("plans.json", "configurations", tiny.CONFIGURATION, *path, to=to)
+def with_other_features(run: Run) -> Run:
+    """A raw results folder whose plans name a network that the checkpoint is not of."""
+    folder = tiny.make_results_folder(run.scratch / "raw")
+    place = ("configurations", tiny.CONFIGURATION, "architecture", "arch_kwargs", "features_per_stage")
+    edit(folder / "plans.json", lambda content: replaced(content, place, [8, 16, 32]))
+    return replace(run, model=folder)
 
 
 def with_card(**changes: object) -> Change:
@@ -263,29 +256,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "model with a wrong hash": (changed_weights, "fold_0/weights.safetensors in"),
     "model of an unknown schema": (with_card(schema_version=99), "newer version of MoB Uncertainty (schema 99"),
     "checkpoint that runs code": (code_in_checkpoint, "checkpoint_final.pth"),
-    "network that does not fit its plans": (
-        with_planned("architecture", "arch_kwargs", "features_per_stage", to=[8, 16, 32]),
-        "do not fit the network in plans.json (",
-    ),
+    "network that does not fit its plans": (with_other_features, "do not fit the network in plans.json ("),
     "spacing of 400 digits": (with_card(spacing=[10**400, 1, 1]), "is too large; export the model again"),
     "regions of 400 digits": (with_card(regions={"depth_mm": 10**400}), "is too large; export the model again"),
     "training nested 900 deep": (with_card(training={"a": nested(900)}), "is nested more than 64 deep"),
     "a setting with a name of 100,000 letters": (with_card(regions={"x" * 100_000: 1}), " ... "),
     "half a surrogate pair": (with_card(licence="\ud800"), "not valid Unicode (half a surrogate pair)"),
-    "channel's name that is a number": (with_raw("dataset.json", "channel_names", to={"0": 5}), "is not text"),
-    "ignore label among others": (
-        with_raw("dataset.json", "labels", to={"background": 0, "organ": 1, "ignore": 7}),
-        "with ignore as the last",
-    ),
-    "normalisation of photographs": (
-        with_planned("normalization_schemes", to=["RGBTo01Normalization"]),
-        "colour images",
-    ),
-    "resampling that plans cannot name": (
-        with_planned("resampling_fn_data", to="resample_torch_simple"),
-        "nnU-Net's resample_torch_simple is called by other functions only",
-    ),
-    "patch of a whole scan": (with_planned("patch_size", to=[1024, 1024, 64]), "'patch_size' and 'spacing' must have"),
     "output below a file": (file_in_the_way, "choose another folder"),
     "output in a folder of other things": (others_folder, "contains files other than results"),
     "output where nothing can be made": (at("output", "/proc/mob-uncertainty-out"), "/proc"),
