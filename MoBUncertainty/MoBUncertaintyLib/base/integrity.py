@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,9 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_manifest(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Compute the SHA-256 of files in a folder by name; default: all but those in subfolders. Raises `OSError`."""
-    if names is None:
-        names = (path.name for path in folder.iterdir() if path.is_file())
-    return {name: file_digest(folder / name) for name in sorted(names)}
+def make_manifest(folder: Path) -> dict[str, str]:
+    """Compute the SHA-256 of the files in a folder, but not in its subfolders, by name. Raises `OSError`."""
+    return {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def check_manifest(folder: Path, manifest: Any) -> None:

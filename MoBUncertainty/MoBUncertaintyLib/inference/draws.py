@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from MoBUncertaintyLib.base.errors import ModelError, SettingsError, reporting_out_of_memory
-from MoBUncertaintyLib.base.geometry import Box, intersection, shape_of, whole, within
+from MoBUncertaintyLib.base.geometry import intersection, shape_of, within
 from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.engines import Engine
@@ -58,12 +58,10 @@ class VolumeGaussian:
     Attributes:
         logits: On the network's grid, in a batch of one, with a dense loading; float32 on the CPU.
         case: The way between the network's grid and the image's.
-        box: Part of the network's grid that `logits` covers.
     """
 
     logits: LogitGaussian
     case: Case
-    box: Box
 
 
 def draw_volumes(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) -> list[np.ndarray]:
@@ -104,22 +102,19 @@ def draws(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) ->
 
 
 @reporting_out_of_memory()
-def blended_gaussian(
-    predictor: Predictor, image: sitk.Image, box: Box | None = None, fold: Fold | None = None
-) -> VolumeGaussian:
+def blended_gaussian(predictor: Predictor, image: sitk.Image, fold: Fold | None = None) -> VolumeGaussian:
     """Compute the Gaussian that `draws` draws from, by one fold without mirroring.
 
     Args:
         predictor: The model, and how to predict.
         image: As for `Predictor.predict`.
-        box: Part of the network's grid; None: all of it.
-        fold: None: the first.
+        fold: Default: the first.
 
     Raises:
         ImageError, SettingsError, ModelError: As `Predictor.predict`.
     """
     case = predictor.prepare(check_image(image)[0])
-    return _blended(predictor, case, predictor.folds[0] if fold is None else fold, (), box)
+    return _blended(predictor, case, predictor.folds[0] if fold is None else fold, ())
 
 
 def _draw(volume: VolumeGaussian, seed: int, card: ModelCard) -> Draw:
@@ -140,21 +135,14 @@ def _draw(volume: VolumeGaussian, seed: int, card: ModelCard) -> Draw:
 
 @torch.no_grad()
 def _blended(
-    predictor: Predictor,
-    case: Case,
-    fold: Fold,
-    mirror: Sequence[int],
-    box: Box | None = None,
-    precision: Precision | None = None,
+    predictor: Predictor, case: Case, fold: Fold, mirror: Sequence[int], precision: Precision | None = None
 ) -> VolumeGaussian:
     """Blend the Gaussians of all tiles: the weighted means of mu, sqrt(d) and L."""
     if overlap(predictor.model.card.labels):
         raise SettingsError("The labels of this model overlap, so there is no single segmentation to sample.")
     tile = predictor.model.tile
-    padded, inside = padded_to(case.data, tile)
+    padded, place = padded_to(case.data, tile)
     grid = TileGrid(padded.shape[1:], tile, predictor.settings.overlap)
-    kept = box or whole(case.data.shape[1:])
-    place = tuple(slice(i.start + k.start, i.start + k.stop) for i, k in zip(inside, kept, strict=True))
     engine = predictor.pytorch()
     engine.load(fold, predictor.placement.network, precision or Precision(predictor.settings.precision))
     weight, total = torch.from_numpy(grid.weight()), torch.zeros(shape_of(place))
@@ -178,12 +166,12 @@ def _blended(
     if not all(torch.isfinite(each.sum()) for each in (mean, *rest)):
         if engine.precision is Precision.FLOAT32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
-        return _blended(predictor, case, fold, mirror, box, Precision.FLOAT32)
+        return _blended(predictor, case, fold, mirror, Precision.FLOAT32)
     lengths = None if form.lengths is None else [float(length) for length in form.lengths]
     log_variance = 2 * rest[0].log() if rest else None
     loading = DenseLoading(rest[1]) if len(rest) > 1 else None
     blended = LogitGaussian(mean, log_variance, loading, form.scope, lengths, form.shared_fraction)
-    return VolumeGaussian(blended, case, kept)
+    return VolumeGaussian(blended, case)
 
 
 def _of_tile(engine: Engine, tile: np.ndarray, mirror: Sequence[int]) -> LogitGaussian:

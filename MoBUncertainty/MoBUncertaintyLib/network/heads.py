@@ -56,7 +56,7 @@ class ContrastLayer(NamedTuple):
 
 
 class CovarianceHead(nn.Module):
-    """Base class: the diagonal part, which all stochastic models share.
+    """Sigma = diag(d(x)), which all stochastic models share.
 
     The log-variance is predicted, since Eq. 4 needs a variance and Eq. 14 a standard deviation, and clamped to
     [-10, 10].
@@ -122,10 +122,6 @@ class CovarianceHead(nn.Module):
     def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
         """Map features (B, F, *S) and mean (B, C, *S) of a tile to its distribution, in fp32."""
         return self.gaussian(mean, *self.tensors(features))
-
-
-class DiagonalHead(CovarianceHead):
-    """Sigma = diag(d(x))."""
 
 
 class LowRankHead(CovarianceHead):
@@ -199,7 +195,7 @@ class MixtureOfBasesHead(SingleBasisHead):
 
 
 HEADS: dict[Covariance, type[CovarianceHead]] = {
-    Covariance.DIAGONAL: DiagonalHead,
+    Covariance.DIAGONAL: CovarianceHead,
     Covariance.LOW_RANK: LowRankHead,
     Covariance.SINGLE_BASIS: SingleBasisHead,
     Covariance.MIXTURE_OF_BASES: MixtureOfBasesHead,

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MoBUncertaintyLib.base.errors import ImageError, ReviewError, reporting_out_of_memory
+from MoBUncertaintyLib.base.errors import ImageError, ReviewError, reporting_out_of_memory, require
 from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
 from MoBUncertaintyLib.base.json_input import JsonError, is_whole, read_object
 from MoBUncertaintyLib.base.schema import from_json
@@ -158,11 +158,6 @@ def _checked(path: Path) -> Iterator[None]:
         raise ReviewError(f"{path} cannot be used: {error}.") from error
 
 
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)
-
-
 def read_decisions(path: str | Path) -> Decisions:
     """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
 
@@ -179,14 +174,14 @@ def read_decisions(path: str | Path) -> Decisions:
             if beside:
                 check_manifest(path.parent, {name: files[name] for name in beside})
             data = data.get("review")
-            _require(isinstance(data, dict), "it holds no review")
-        _require(data.get("schema") == SCHEMA, f'its "schema" is not "{SCHEMA}"')
+            require(isinstance(data, dict), "it holds no review")
+        require(data.get("schema") == SCHEMA, f'its "schema" is not "{SCHEMA}"')
         version = data.get("schema_version")
         if is_whole(version) and version == SCHEMA_VERSION:
             check_seal(data)
             return Decisions(path, data)
-        _require(is_whole(version) and version == BY_HAND, f'its "schema_version" is {short(version)}, not {BY_HAND}')
-        _require(bool(data.keys() & {"regions", "clicks"}), 'it has neither "regions" nor "clicks"')
+        require(is_whole(version) and version == BY_HAND, f'its "schema_version" is {short(version)}, not {BY_HAND}')
+        require(bool(data.keys() & {"regions", "clicks"}), 'it has neither "regions" nor "clicks"')
         return Decisions(path, data, from_json(ByHand, data))
 
 
@@ -200,13 +195,13 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     labels = {label.name: label.value for label in results.prediction.labels}
     with _checked(decisions.path):
         digest = decisions.data.get("predicted_sha256")
-        _require(digest in (None, review.digest), "it belongs to another prediction than these results")
+        require(digest in (None, review.digest), "it belongs to another prediction than these results")
         if decisions.by_hand:
             _decide(review, decisions.by_hand, labels)
             return review
         review = Review.from_dict(decisions.data, results.prediction)
         values = {int(value) for region in review.regions for value in np.unique(region.given)}
-        _require(values <= {0, *labels.values()}, "it assigns voxels to a label that the model does not have")
+        require(values <= {0, *labels.values()}, "it assigns voxels to a label that the model does not have")
         return review
 
 
@@ -215,13 +210,13 @@ def _decide(review: Review, decisions: ByHand, labels: dict[str, int]) -> None:
     review.take_clicks(_clicks(decisions, by_rank, {BACKGROUND: 0} | labels), rank=False)
     for entry in decisions.regions:
         what = f"region {entry.rank}"
-        _require(entry.rank in by_rank, f"it decides {what}, but there are {len(by_rank)} regions")
+        require(entry.rank in by_rank, f"it decides {what}, but there are {len(by_rank)} regions")
         region = by_rank[entry.rank]
         if entry.region:
             moved = np.linalg.norm(np.subtract(entry.region.centroid_ras, region.region.centroid_ras))
             elsewhere = f"its {what} has another position; use the unchanged {RECORD} of the export"
-            _require(bool(moved <= _SAME_PLACE_MM), elsewhere)
-        _require(
+            require(bool(moved <= _SAME_PLACE_MM), elsewhere)
+        require(
             entry.verdict is not Verdict.EDIT,
             f"{what} was edited, and the drawing is only in the unchanged {RECORD} of an export",
         )
@@ -266,10 +261,10 @@ def _clicks(decisions: ByHand, by_rank: dict[int, ReviewRegion], labels: dict[st
     now, clicks = datetime.now().astimezone(), []
     for number, click in enumerate(decisions.clicks, 1):
         what, rank = f"click {number}", click.region
-        _require(rank is None or rank in by_rank, f"{what} lies in region {rank}, but there are {len(by_rank)} regions")
+        require(rank is None or rank in by_rank, f"{what} lies in region {rank}, but there are {len(by_rank)} regions")
         label = _value(click.label, labels, what)
         time = click.time or now + timedelta(microseconds=number)
-        _require(time.year in YEARS, f"the year {time.year} of {what} is not possible")
+        require(time.year in YEARS, f"the year {time.year} of {what} is not possible")
         time = time if time.tzinfo else time.astimezone()
         region_id = None if rank is None else by_rank[rank].region_id
         clicks.append(Click(click.id or next(free), click.points_ras, label, time, region_id, click.extent))
@@ -278,6 +273,6 @@ def _clicks(decisions: ByHand, by_rank: dict[int, ReviewRegion], labels: dict[st
 
 def _value(label: int | str, labels: dict[str, int], what: str) -> int:
     value = labels.get(label) if isinstance(label, str) else label
-    _require(value in labels.values(), f"the label {short(label)} of {what} is not one of {', '.join(labels)}")
+    require(value in labels.values(), f"the label {short(label)} of {what} is not one of {', '.join(labels)}")
     assert value is not None
     return value

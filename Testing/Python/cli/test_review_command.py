@@ -11,7 +11,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.base.integrity import make_manifest, seal
+from MoBUncertaintyLib.base.integrity import file_digest, seal
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.results_folder import Results, read_results
 from MoBUncertaintyLib.output.review_export import write_export
@@ -374,7 +374,7 @@ def results_on_another_grid(place: Path) -> list[str]:
         sitk.WriteImage(image, str(path))
     edit(
         place / "results" / "prediction.json",
-        lambda info: info.update(files=make_manifest(place / "results", info["files"])),
+        lambda info: info.update(files={name: file_digest(place / "results" / name) for name in info["files"]}),
     )
     return []
 

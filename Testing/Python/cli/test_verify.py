@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from MoBUncertaintyLib.base.integrity import make_manifest, seal
+from MoBUncertaintyLib.base.integrity import file_digest, seal
 from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.output.review_export import write_export
 from support.fake_review import fake_review
@@ -82,7 +82,8 @@ def test_signed_off_although_regions_are_undecided(export):
     record = json.loads((export / "report.json").read_text(encoding="utf-8"))
     for region in record["review"]["regions"]:
         region["verdict"] = "pending"
-    record = seal(record | {"review": seal(record["review"]), "files": make_manifest(export, record["files"])})
+    files = {name: file_digest(export / name) for name in record["files"]}
+    record = seal(record | {"review": seal(record["review"]), "files": files})
     (export / "report.json").write_text(json.dumps(record), encoding="utf-8")
     refused(export, "undecided")
 

@@ -69,13 +69,6 @@ def test_results_that_are_held_twice_take_twice_as_much(free):
         check_memory(1000, labels=1, holders=2)
 
 
-def test_the_refusal_says_how_much_is_missing(free):
-    free(8 * 10**9)
-    with pytest.raises(SettingsError) as caught:
-        check_memory(512 * 512 * 300, labels=24)
-    assert "15.2 GB" in str(caught.value) and "8.0 GB" in str(caught.value)
-
-
 def test_nothing_is_computed_for_results_that_do_not_fit(free, tmp_path, monkeypatch):
     model = tiny.make_model_folder(tmp_path / "model")
     predictor = Predictor(model, PredictionSettings(device="cpu"))

@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from mob_training.evaluation.joint_scores import part_of
 from MoBUncertaintyLib.gaussian.probability import closed_form_moments
 from MoBUncertaintyLib.inference.draws import blended_gaussian, draw_volumes, draws
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -41,10 +42,7 @@ def ct() -> sitk.Image:
 
 def predictor_of(folder: Path, spec: CovarianceSpec, labels=("organ",), even=False, **options) -> Predictor:
     """A predictor of the tiny model; `even`: with the same loading and variance everywhere, whatever the image."""
-    mirror_axes = options.pop("mirror_axes", None)
-    folds = options.pop("folds_made", 1)
-    dataset = make_dataset(labels, orientation="RAS")
-    model = make_model(folder / "m", dataset=dataset, covariance=spec, folds=folds, mirror_axes=mirror_axes)
+    model = make_model(folder / "m", dataset=make_dataset(labels, orientation="RAS"), covariance=spec)
     predictor = Predictor(
         model, PredictionSettings(**{"device": "cpu", "precision": "float32", "body_box": False} | options)
     )
@@ -107,9 +105,9 @@ def test_there_are_no_seams(tmp_path, ct, spec):
     Blending independent draws of two tiles would halve the variance where they overlap evenly.
     """
     box = (slice(4, 10), slice(4, 10), slice(0, SHAPE[2]))
-    volume = blended_gaussian(predictor_of(tmp_path, spec, even=True), ct, box)
-    drawn = volume.logits.rsample(4_000, torch.Generator().manual_seed(1))[:, 0]
-    mean, factors = contrast_of(volume.logits)
+    part = part_of(blended_gaussian(predictor_of(tmp_path, spec, even=True), ct).logits, box)
+    drawn = part.rsample(4_000, torch.Generator().manual_seed(1))[:, 0]
+    mean, factors = contrast_of(part)
     noise = drawn[:, 1] - drawn[:, 0] - mean
     expected = factors.square().sum(dim=0)
     along = noise.var(dim=0).mean(dim=(0, 1)) / expected.mean(dim=(0, 1))  # one number for each place along the tiles
@@ -168,12 +166,3 @@ def test_folds_and_mirrored_passes_are_a_mixture(tmp_path, ct):
         p = contrast_of(volume.logits)[0].sigmoid().numpy()
         distances = [np.abs(volume.case.view(one) - p).mean() for one in drawn]
         assert sum(distance < 0.1 * unlike.max() for distance in distances) == 2, "the pass that is not mirrored"
-
-
-def test_a_box_is_a_part_of_the_whole(tmp_path, ct):
-    predictor = predictor_of(tmp_path, SPECS[1])
-    box = (slice(3, 9), slice(5, 20), slice(20, 41))
-    part, whole = blended_gaussian(predictor, ct, box), blended_gaussian(predictor, ct)
-    for own, of_all in zip(contrast_of(part.logits), contrast_of(whole.logits), strict=True):
-        torch.testing.assert_close(own, of_all[(..., *box)])
-    assert part.logits.lengths == whole.logits.lengths == pytest.approx(np.divide(LENGTH_MM, SPACING[::-1]))

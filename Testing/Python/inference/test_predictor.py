@@ -217,15 +217,6 @@ def test_two_slabs_at_once_are_filled_as_each_plane_alone(mob: Model) -> None:
     assert segmentation.any()
 
 
-def test_variance_lies_between_zero_and_that_of_a_coin(mob: Model) -> None:
-    _, p, variance = arrays(predict(make_ct((20, 22, 30), (2, 4, 3.5)), mob, EXACT))
-    assert p.min() >= 0
-    assert p.max() <= 1
-    assert variance.min() >= 0
-    assert (variance <= p * (1 - p) + STEP).all()
-    assert variance.max() > 0.05
-
-
 def test_a_deterministic_model_has_no_variance_where_one_tile_decides_also_after_resampling(tmp_path: Path) -> None:
     prediction = predict(make_ct((30, 24, 28), (2.5, 3, 2.4)), make_model(tmp_path / "model"), EXACT)
     assert prediction.provenance["tiles"] == 1

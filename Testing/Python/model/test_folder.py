@@ -60,13 +60,6 @@ def test_one_model_written_twice_is_the_same_to_the_last_byte(written: Path, tmp
         assert path.is_dir() or path.read_bytes() == again.read_bytes()
 
 
-def test_the_read_weights_make_the_network_that_was_written(written: Path) -> None:
-    x = torch.randn(1, 1, 8, 8, 8)
-    expected, found = network(1)(x), load_network(load_model(written), 1)(x)
-    assert torch.equal(expected.mean, found.mean)
-    assert torch.equal(expected.marginal_covariance(), found.marginal_covariance())
-
-
 def test_each_tensor_is_stored_once_whatever_its_names(written: Path) -> None:
     state = network(0).state_dict()
     distinct = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}

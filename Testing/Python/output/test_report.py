@@ -31,7 +31,6 @@ from MoBUncertaintyLib.output.report import (
     build_report,
     render_html,
     write_html,
-    write_json,
     write_table,
 )
 from MoBUncertaintyLib.regions.prediction import Prediction
@@ -275,15 +274,6 @@ class TestTables:
         texts = ["=1+1", "+1", "-1", "@SUM(A1)", '=HYPERLINK("http://x")', "\t=1", " =1", "\r=1", "＝1", "＠1"]
         rows = table(tmp_path, COLUMNS, [region | {"comment": text} for text in texts])
         assert [row["comment"] for row in rows] == [f"'{text}" for text in texts]
-
-    def test_json_is_the_same(self, tmp_path, signed):
-        report = build_report(signed, patient={"Name": "Doe, Jane"})
-        write_json(tmp_path / "report.json", report)
-        stored = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-        assert stored == json.loads(json.dumps(report))
-        assert stored["review"] == json.loads(json.dumps(signed.review.to_dict()))
-        assert stored["labels"][0]["corrected_ml"] == round((signed.review.corrected() > 0).sum() * 12 / 1000, 3)
-        assert stored["patient"] == {"Name": "Doe, Jane"}
 
 
 # Pictures

@@ -219,11 +219,6 @@ class TestFailure:
         assert os.listdir(tmp_path) == []
 
 
-def test_the_scene_is_in_the_folder(tmp_path):
-    assert write(tmp_path / "out", scene=True) == []
-    assert (tmp_path / "out" / "scene.mrb").stat().st_size > 10_000
-
-
 def test_reading_takes_nothing_from_a_run_that_writes_to_a_disk_without_locks(tmp_path, monkeypatch):
     def no_locks(descriptor):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -1,6 +1,5 @@
 """`scene.mrb` through the real Slicer core: written by the product, read and drawn again in fresh processes."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -167,11 +166,6 @@ def test_a_stock_models_scene_shows_its_entropy(tmp_path):
     vars(case.prediction)["covariance"] = Covariance.DETERMINISTIC
     facts, _ = write_and_read(tmp_path, case)
     assert facts["legend"][0] == "Entropy (nats)"
-
-
-def test_nothing_but_the_scene_is_left_in_the_folder(tmp_path):
-    write_scene(tmp_path / "scene.mrb", fake_case())
-    assert os.listdir(tmp_path) == ["scene.mrb"]
 
 
 def test_the_same_prediction_makes_the_same_file(tmp_path):

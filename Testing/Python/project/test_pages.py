@@ -1,9 +1,7 @@
 """What README and pages show is true: examples run; files, buttons, keys and messages are the product's."""
 
 import ast
-import errno
 import json
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
@@ -16,14 +14,12 @@ from click.testing import Result
 from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
-from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.model import listing as models
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.network.export import export
-from MoBUncertaintyLib.output.folders import FolderKind
 from MoBUncertaintyLib.pipeline.demo import DemoScores
 from support import MODULE_FOLDER, tiny
 from support.documents import PAGES, README, section, shell_commands
@@ -156,23 +152,6 @@ def test_messages_of_the_troubleshooting_are_the_codes_own() -> None:
     quoted = {re.match(r"\| `([^`]+)` \|", row).group(1) for row in rows}
     assert len(quoted) == len(rows) >= 18
     assert quoted - texts() == set()
-
-
-@pytest.mark.parametrize("missing", [True, False])
-def test_a_folder_that_cannot_be_written_to_gives_a_sentence_of_the_table(tmp_path, monkeypatch, missing) -> None:
-    """What is missing cannot be made in a place that is gone; what is there may belong to somebody else."""
-    kind = FolderKind("export", "an export", "an earlier export", "report.html", "report.json", "a schema")
-    if missing:
-        with pytest.raises(OutputError) as caught, kind.errors(tmp_path / "stick" / "export"):
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
-    else:
-        monkeypatch.setattr(os, "access", lambda *_: False)
-        with pytest.raises(OutputError) as caught:
-            kind.check(tmp_path / "export")
-    message = str(caught.value)
-    quoted = re.findall(r"^\| `([^`]+)` \|", PAGES["troubleshooting"], re.MULTILINE)
-    patterns = [re.escape(row).replace("…", ".+") for row in quoted]
-    assert sum(bool(re.fullmatch(pattern, message)) for pattern in patterns) == 1
 
 
 OF_SLICER = {

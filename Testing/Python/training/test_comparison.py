@@ -22,6 +22,7 @@ from mob_training.evaluation.score_files import CONTROL, flatten, read_runs, sum
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, fake_run, run_of, write_dataset, write_scores
+from support.json_edits import truncate
 
 MODELS = {
     (Covariance.MIXTURE_OF_BASES, "mixture-of-bases"): {"steepness": 1.2, "blunder": 0.5},
@@ -129,7 +130,7 @@ DAMAGES = {
     "list": lambda folder: (folder / "summary.json").write_text("[1, 2]"),
     "of nothing": lambda folder: (folder / "summary.json").write_text('{"runs": [{"dice": 0.9}]}'),
     "no table": lambda folder: (folder / "pooled.csv.gz").write_bytes(b"dice"),
-    "table cut off": lambda folder: cut(folder / "cases.csv.gz"),
+    "table cut off": lambda folder: truncate(folder / "cases.csv.gz"),
 }
 
 
@@ -140,10 +141,6 @@ def test_files_that_are_no_scores(written, tmp_path, damage):
     with pytest.raises(SettingsError):
         compare([folder], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
 
 
 @pytest.mark.parametrize("times", [0, 2])

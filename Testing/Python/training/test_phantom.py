@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from mob_training.data.phantom import Phantom, case_seed, make_phantom, write_cohort
+from mob_training.data.phantom import Phantom, make_phantom, write_cohort
 from mob_training.data.shapes import Grid, Tube, ellipsoid
 
 COARSE = (5.0, 5.0, 6.0)
@@ -83,16 +83,6 @@ def test_organs_lie_where_they_do_in_a_person(phantom):
     assert at["duodenum"][right] > at["pancreas"][right] > at["spleen"][right]
 
 
-@pytest.mark.parametrize("seed", [3, 4, 5])
-def test_volumes_are_those_of_organs(seed):
-    phantom = make_phantom(seed, spacing=COARSE)
-    ml = {k: array(v).sum() * 0.15 for k, v in phantom.labels.items()}
-    assert 60 < ml["pancreas"] < 140
-    assert 600 < ml["liver"] < 2000
-    assert 80 < ml["kidney_left"] < 260
-    assert 1 < ml["adrenal_gland_left"] < 9
-
-
 def test_density_is_that_of_a_ct(fine):
     ct = array(fine.ct)
     assert ct.dtype == np.int16 and ct.min() >= -1024 and ct.max() <= 1500
@@ -137,15 +127,6 @@ def test_raters_agree_about_as_much_as_readers_of_the_pancreas_do(fine):
     assert 0.9 < agreement < 0.98
 
 
-def test_ambiguous_places_are_few_and_compact(fine):
-    assert 3 <= len(fine.sites) <= 5
-    voxel = np.prod(fine.ct.GetSpacing())
-    assert 0.1 < _doubtful(fine).sum() * voxel / (array(fine.labels["pancreas"]).sum() * voxel) < 0.5
-    assert all(site.radius <= 17 for site in fine.sites)
-    centres = [site.centre for site in fine.sites]
-    assert min(np.linalg.norm(a - b) for i, a in enumerate(centres) for b in centres[:i]) > 25
-
-
 def test_probability_is_how_often_a_rater_says_pancreas(fine):
     rng = np.random.default_rng(0)
     draws = 4000
@@ -160,12 +141,6 @@ def test_probability_outside_the_ambiguous_places_is_the_mask(fine):
     p, truth = array(fine.probability), array(fine.labels["pancreas"])
     sure = ~_doubtful(fine)
     assert np.array_equal(p[sure], truth[sure])
-
-
-def test_case_seed_needs_no_number_of_cases():
-    seeds = [case_seed(5, i) for i in range(200)]
-    assert len(set(seeds)) == 200
-    assert not set(seeds) & {case_seed(6, i) for i in range(200)}
 
 
 def test_cohort_is_laid_out_as_totalsegmentator_and_grows_without_changing(tmp_path):

@@ -264,14 +264,6 @@ def test_a_bad_image_is_refused(model: Path, folder: Path) -> None:
         assert server.describe_error(caught.value) == ("image", str(caught.value))
 
 
-def test_some_nan_voxels_are_a_warning(model: Path, folder: Path) -> None:
-    ct, report = sitk.Cast(a_ct(), sitk.sitkFloat32), Listener()
-    ct[:3, 0, 0] = np.nan
-    result = Predictions().predict(a_request(ct, model, folder, regions={}), report)
-    assert result["provenance"]["warnings"] == report.warnings
-    assert report.warnings[0].startswith("3 voxels are not finite numbers")
-
-
 def test_memory_and_unforeseen_errors_are_one_sentence() -> None:
     for error, code, named in (
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "settings", "memory"),
