@@ -18,6 +18,7 @@ from MoBUncertaintyLib.regions.uncertainty import LONGEST_MM
 from support import MODULE_FOLDER, ROOT
 from support.documents import PAGES, README, section
 
+SHIPPED = ("HippocampusAnterior", "PhantomPancreas", "HeadNeckOrgans")
 RESULTS = (ROOT / "Testing" / "Benchmarks" / "results" / "README.md").read_text(encoding="utf-8")
 
 
@@ -87,20 +88,20 @@ def test_clicks_are_those_of_the_results() -> None:
     runs = {run.dataset: run for run in read_runs([folder])}
     page = (folder / "readers.md").read_text(encoding="utf-8")
     for name, run in runs.items():
-        own = asdict(load_model(MODULE_FOLDER / "Resources" / "Models" / name).card.click_settings)
-        assert own == json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        assert own | {"learned": None} == run.description["clicks"]  # scores do without the trees
+        settings = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        if name in SHIPPED:
+            assert settings == asdict(load_model(MODULE_FOLDER / "Resources" / "Models" / name).card.click_settings)
+        assert settings | {"learned": None} == run.description["clicks"]  # scores do without the trees
         assert dice_table(run).markdown() in page
         assert other_table(run).markdown() in page
     text = " ".join(section(PAGES["science"], "Clicks").split())
-    pattern = r"HippocampusAnterior from ([\d.]+) to ([\d.]+), .* PhantomPancreas from ([\d.]+) to ([\d.]+)\."
-    said = re.search(pattern, text)
-    curves = [np.mean(list(run.per_case("errors.dice").values()), axis=0) for run in runs.values()]
-    expected = [curve[actions] for curve in curves for actions in (0, 5)]
-    assert [states(each, number) for each, number in zip(said.groups(), expected, strict=True)] == [True] * 4
-    harm = [run.over_voxels("errors.harm")[5] for run in runs.values()]
+    for name in SHIPPED:
+        start, end = re.search(rf"{name} from ([\d.]+) to ([\d.]*\d)", text).groups()
+        curve = np.mean(list(runs[name].per_case("errors.dice").values()), axis=0)
+        assert states(start, curve[0]) and states(end, curve[5])
+    harm = [runs[name].over_voxels("errors.harm")[5] for name in SHIPPED]
     assert "for ten voxels that clicks correct, two become wrong" in PAGES["science"]
-    assert [round(10 * ratio) for ratio in harm] == [2, 2]
+    assert [round(10 * ratio) for ratio in harm] == [2, 2, 2]
 
 
 def results_of(name: str) -> dict:
