@@ -272,10 +272,12 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
 def styles(models: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Assign colour, dashes and marker to each model: fixed for the paper's models, the rest for others.
 
-    After the last style, markers are hollow, then everything repeats.
+    Where there is none of the paper's models, all styles are free. After the last, markers are hollow, then everything
+    repeats.
     """
+    models = list(models)
     taken = dict(zip(ORDER, _LOOKS, strict=False))
-    spare = cycle(product((False, True), _LOOKS[len(ORDER) :]))
+    spare = cycle(product((False, True), _LOOKS[len(ORDER) if set(models) & set(ORDER) else 0 :]))
     chosen = {model: (False, taken[model]) if model in taken else next(spare) for model in models}
     return {
         model: {
