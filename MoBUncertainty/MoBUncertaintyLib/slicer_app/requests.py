@@ -42,13 +42,13 @@ def predictRequest(
     """Ask for a prediction of an image by models: names or paths; several make an ensemble.
 
     Their further input channels have the volumes that the image refers to. What the reader of an earlier review has set
-    of what counts as a region holds on, if that was the same model's. A vtkMRMLSegmentationNode is one to check, and a
-    second one is compared with it.
+    of what counts as a region holds on, if that was the same model's, and a segmentation is checked as it was then, or
+    none. A vtkMRMLSegmentationNode is one to check, and a second one is compared with it.
     """
     drawn = [_segmentation(node, ct) for node in segmentations]
     made = earlier.review.prediction.provenance if earlier else {}
     regions, digest = {}, made.get("model", {}).get("digest")
-    if digest:
+    if digest and bool(earlier.review.prediction.checked) == bool(drawn):  # else regions have another measure
         regions = {name: getattr(earlier.review.settings, name) for name in SET_BY_READER}
     return {
         "command": Command.PREDICT,

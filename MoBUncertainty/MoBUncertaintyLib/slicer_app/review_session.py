@@ -203,8 +203,10 @@ class ReviewSession:
 
 
 def _begin(session: ReviewSession) -> ReviewSession:
-    """Show the regions of a review that begins, and keep it in the scene."""
+    """Show the regions of a review that begins, and no clicks of an earlier one; keep it in the scene."""
     session.regions.show()
+    session.marks.show()
+    session.marks.suggest(None)
     session.results.documents.set("review", session.review.to_dict())
     return session
 

@@ -119,7 +119,11 @@ def test_what_cannot_be_measured_is_said_before(desktop, ui, dose):
 
 
 def test_a_dose_that_is_none_is_one_sentence(desktop, ui, session):
-    ui.doseSelector.setCurrentNode(session.results.ctNode)
+    other = add_volume(desktop.scene, np.full(SHAPE, -20, np.float32), MATRIX, "relative dose")
+    desktop.ui.ctSelector.setCurrentNode(session.results.ctNode)
+    desktop.process()
+    assert session.results.ctNode.GetID() in ui.doseSelector.sortFilterProxyModel().hiddenNodeIDs
+    ui.doseSelector.setCurrentNode(other)
     assert not measure(desktop)
     (dialog,) = desktop.dialogs
     assert "no dose in Gy" in dialog.text and "Traceback" not in dialog.details

@@ -351,6 +351,18 @@ class TestRun:
         apply(desktop)
         assert desktop.ui.statusLabel.text.startswith("Done in 12 s.")
 
+    def test_a_new_segmentation_shows_no_clicks_of_the_last_review(self, desktop):
+        ct = add_ct(desktop)
+        apply(desktop)
+        session = desktop.logic.sessions.get(ct)
+        session.step(Review.click, [session.review.regions[0].region.centroid_ras], 0)
+        desktop.ui.nextButton.click()
+        marks = [session.results.node(f"clicks.{role}") for role in ("background", "suggestion")]
+        assert [each.GetNumberOfControlPoints() for each in marks] == [1, 1]
+        desktop.answer("Ok")
+        apply(desktop)
+        assert [each.GetNumberOfControlPoints() for each in marks] == [0, 0]
+
     @pytest.mark.parametrize("is_in_database", [True, False])
     def test_a_run_asks_where_the_image_is_not_what_the_model_takes(self, desktop, monkeypatch, is_in_database):
         ct = add_ct(desktop)

@@ -4,10 +4,12 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
 from support import PHANTOM_MODEL
 from support.late import qt, slicer, slicer_app
@@ -92,6 +94,19 @@ class TestCheck:
         assert [(each["value"], each["name"]) for each in request["structures"]] == [(1, "liver"), (2, "tumour")]
         assert request["name"] == "by hand"
         assert node.GetSegmentation().GetNumberOfSegments() == 2
+
+    @pytest.mark.parametrize("before", [False, True])
+    @pytest.mark.parametrize("now", [False, True])
+    def test_what_counts_as_a_region_holds_on_only_for_regions_of_the_same_kind(self, desktop, before, now):
+        """Those of a check have a measure that no other regions have."""
+        ct = add_ct(desktop)
+        node = desktop.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "by hand")
+        settings = RegionSettings(measure=Measure.ERROR if before else Measure.ENTROPY)
+        made = SimpleNamespace(provenance={"model": {"digest": "0" * 64}}, checked=before or None)
+        earlier = SimpleNamespace(review=SimpleNamespace(prediction=made, settings=settings))
+        drawn = [node] if now else []
+        sent = slicer_app.requests.predictRequest(ct, [str(PHANTOM_MODEL)], {}, earlier, segmentations=drawn)
+        assert sent["regions"].get("measure") == (settings.measure if before == now else None)
 
     def test_what_is_checked_is_hidden_under_its_copy_and_no_result_is_offered(self, desktop):
         add_ct(desktop)

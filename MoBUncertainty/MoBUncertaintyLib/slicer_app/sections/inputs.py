@@ -109,11 +109,16 @@ class InputsSection:
             self._onModel()
 
     def hideResults(self) -> None:
-        """Offer no results as images, for other channels, or to be checked: they would be replaced."""
+        """Offer no results as images, for other channels, or to be checked: they would be replaced.
+
+        Nor is the image offered as a dose in itself.
+        """
         hidden, ui = [node.GetID() for node in resultNodes()], self._ui
         drawn = ui.segmentationSelector, ui.secondSegmentationSelector
-        for selector in (ui.ctSelector, *drawn, ui.doseSelector, *self._channels.selectors.values()):
+        for selector in (ui.ctSelector, *drawn, *self._channels.selectors.values()):
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
+        ct = self._parameters.ct if self._parameters else None
+        ui.doseSelector.sortFilterProxyModel().hiddenNodeIDs = hidden + ([ct.GetID()] if ct else [])
 
     def close(self) -> None:
         """Watch the scene no more; end what looks for models, and what makes one."""
