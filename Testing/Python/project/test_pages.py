@@ -157,7 +157,7 @@ def test_messages_of_the_troubleshooting_are_the_codes_own() -> None:
 OF_SLICER = {
     *("Edit", "Application Settings", "Modules", "Additional module paths", "Cache", "Clear cache", "View"),
     *("Extensions Manager", "Install", "Segmentation", "Sample Data", "PyTorch", "PyTorch Utils", "Reload"),
-    *("Crop Volume", "Data", "Resample Scalar Volume", "Volumes", "Volume Information"),
+    *("Crop Volume", "Data", "Resample Scalar Volume", "Segment Editor", "Volumes", "Volume Information"),
     *("File", "Save Data", "Create new ROI", "Show Details..."),
 }
 NO_NAMES = {"MoB", "Mixture-of-Bases", "expected error", "phantoms", "highdicom", "Nothing leaves your computer."}

@@ -204,6 +204,8 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
         text = _("Signed off by {name}, {time}").format(name=review.signature.name, time=when)
     elif not total:
         text = _("No doubtful regions at this threshold.")
+        if review.prediction.checked:
+            text = _("No region is more improbable than those of ordinary contours.")
     elif done == total:
         anonymous = _("All {total} reviewed: enter your name below and sign off.")
         text = (_("All {total} reviewed: sign off below.") if reader else anonymous).format(total=total)
