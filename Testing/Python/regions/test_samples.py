@@ -14,6 +14,7 @@ from MoBUncertaintyLib.model.covariance import correlation
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.description import RegionDescriber
+from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.measurements import effects, measure
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, as_stored, own_of
@@ -160,6 +161,12 @@ def test_every_measurement_of_a_sample_is_that_of_whole_masks() -> None:
     made = measure(case, [one.text for one in wanted], values, samples=20)
     for one, expected in zip(made, np.sort(whole, axis=0).T, strict=True):
         np.testing.assert_allclose(one.samples, expected, rtol=1e-4, err_msg=one.name)
+
+
+def test_regions_of_a_drawn_segmentation_are_not_ranked_by_effects() -> None:
+    case, regions = three_ends()
+    with pytest.raises(SettingsError):
+        effects(replace(case, checked=Checked("drawn.nii.gz", "0" * 64, {})), regions, "volume:organ 1")
 
 
 def test_mean_volume_of_samples_is_the_sum_of_probabilities() -> None:
