@@ -345,27 +345,25 @@ class _Blocks:
 
         Beyond such a piece a click that takes the side of the one says nothing against the other.
         """
-        disputed = np.zeros(len(voxels), bool)
-        for point in points.tolist():
-            box, piece = self._piece(tuple(point))
-            index = voxels - [part.start for part in box]
-            inside = ((index >= 0) & (index < piece.shape)).all(1)
-            disputed[inside] |= piece[tuple(index[inside].T)]
-        return disputed
+        pieces = [self._piece(tuple(point)) for point in points.tolist()]
+        return np.isin(self._flat(voxels), np.unique(np.concatenate([np.empty(0, int), *pieces])))
+
+    def _flat(self, voxels: np.ndarray) -> np.ndarray:
+        """Number voxels (N, 3) of the prediction."""
+        return np.ravel_multi_index(tuple(voxels.T), self._prediction.shape)
 
     @cached_method(1024)
-    def _piece(self, point: tuple[int, ...]) -> tuple[Box, np.ndarray]:
-        """Find the piece around a point, as far as that reaches, in which drawing and model differ: box and mask."""
+    def _piece(self, point: tuple[int, ...]) -> np.ndarray:
+        """Find the piece around a point, as far as that reaches, in which drawing and model differ: flat indices."""
         margin = np.floor(self._kernel.box_mm / self._prediction.grid.spacing)
         box = widened(tuple(slice(at, at + 1) for at in point), margin, self._prediction.shape)
         drawn = self._prediction.segmentation[box]
         modelled = most_probable(np.array(values_in(box, self._prediction.probability)), self._values)
         at = tuple(place - part.start for place, part in zip(point, box, strict=True))
         pieces, _ = ndimage.label((drawn != modelled) & (drawn == drawn[at]))
-        piece = np.zeros(pieces.shape, bool)
         reached, _ = self._reached_in(box, np.array([point]))
-        piece.reshape(-1)[reached] = ((pieces == pieces[at]) & (pieces > 0)).reshape(-1)[reached]
-        return box, piece
+        own = reached[pieces.reshape(-1)[reached] == pieces[at]] if pieces[at] else np.empty(0, int)
+        return self._flat(np.transpose(np.unravel_index(own, pieces.shape)) + [part.start for part in box])
 
 
 def refined_maps(
