@@ -95,7 +95,7 @@ class Commands(TyperGroup):
         shared = [option for option in self.params if isinstance(option, TyperOption) and option.name in names]
         waiting = list(self.commands.values())
         for command in waiting:  # the list grows meanwhile
-            own, usual = [copy(option) for option in shared], self.usual.get(str(command.name))
+            own, usual = [copy(option) for option in shared], self.usual.get(str(command.name), set())
             for option in own:
                 option.expose_value, option.hidden = False, not usual and option.name == "_help_all"
             for other in command.params if usual else ():

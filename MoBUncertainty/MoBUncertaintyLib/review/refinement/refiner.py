@@ -349,8 +349,8 @@ class _Blocks:
         return np.isin(self._flat(voxels), np.unique(np.concatenate([np.empty(0, int), *pieces])))
 
     def _flat(self, voxels: np.ndarray) -> np.ndarray:
-        """Number voxels (N, 3) of the prediction."""
-        return np.ravel_multi_index(tuple(voxels.T), self._prediction.shape)
+        """Return the flat indices, (N,), of voxels (N, 3) of the prediction."""
+        return np.asarray(np.ravel_multi_index(tuple(voxels.T), self._prediction.shape))
 
     @cached_method(1024)
     def _piece(self, point: tuple[int, ...]) -> np.ndarray:
