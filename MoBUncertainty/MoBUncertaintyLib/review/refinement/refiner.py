@@ -171,10 +171,8 @@ class _Blocks:
         """Find the most probable label of each of (K, 3) voxels."""
         correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
         moved = *self.logits_at(voxels), *posterior.spread(correlation)
-        if self._prediction.checked is None:
-            return self._maps(*moved).segmentation
         drawn = self._prediction.segmentation[tuple(voxels.T)]
-        return self._maps(*moved, drawn, self._disputed(posterior.points, voxels)).segmentation
+        return self._maps(*moved, drawn, [(posterior.points, voxels)]).segmentation
 
     def reached(self, points: np.ndarray, reach: Box) -> Iterator[_Reached]:
         """List the blocks that have some of the points, (P, 3) voxels, in reach."""
@@ -272,10 +270,8 @@ class _Blocks:
         """Condition those voxels, with these means and variances, (L, N) each."""
         effects = [job.posterior.spread(job.correlation) for job in jobs]
         shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
-        if self._prediction.checked is None:
-            return self._maps(*logits, shift, left)
-        disputed = np.concatenate([self._disputed(job.posterior.points, job.places) for job in jobs])
-        return self._maps(*logits, shift, left, self._labels(jobs), disputed)
+        reached = ((job.posterior.points, job.places) for job in jobs)
+        return self._maps(*logits, shift, left, self._labels(jobs), reached)
 
     def _logits_of(self, jobs: Sequence[_Job]) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits, (L, N) each, of all voxels of some blocks that are reached."""
@@ -319,20 +315,22 @@ class _Blocks:
         variance: np.ndarray,
         shift: np.ndarray,
         left: np.ndarray,
-        drawn: np.ndarray | None = None,
-        disputed: np.ndarray | None = None,
+        drawn: np.ndarray,
+        reached: Iterable[tuple[np.ndarray, np.ndarray]],
     ) -> VoxelMaps:
         """Compute the maps (L, N) and the label (N,) from the logits and what clicks do to them.
 
-        A label that others have `drawn`, (N,), changes where clicks change what favours it: the second set
-        of logits where a click tells between drawing and model (`disputed`, (N,)), elsewhere what moves both sets.
+        A label that others have `drawn`, (N,), changes where clicks change what favours it: the second set of logits
+        where a click tells between drawing and model (`_disputed`), elsewhere what moves both sets. `reached` are
+        points (P, 3) and the voxels (K, 3) in their reach, which are all N together.
         """
         step = movable(variance, self._settings.prior_deviation)
         count, sharpening, values = len(self._values), self._settings.sharpening, self._values
         own, held = np.split(shift, [count])
         maps = refined_maps(mean[:count] + step[:count] * own, variance[:count], left[:count], sharpening, values)
-        if drawn is None or disputed is None:
+        if self._prediction.checked is None:
             return maps
+        disputed = np.concatenate([self._disputed(*each) for each in reached])
         both = np.where(own * held > 0, np.sign(held) * np.minimum(np.abs(own), np.abs(held)), 0)
         moved = mean[count:] + step[count:] * np.where(disputed, held, both)
         before = refined_maps(mean[count:], variance[count:], np.ones_like(left[count:]), sharpening, values)
