@@ -310,7 +310,7 @@ def measurements_of(folder: Path, sizes: Sequence[Size], repeats: int) -> str:
             job = cases.Job(Predictor(load_model(find_model("HeadNeckOrgans"))), scene=False)
             cases.run_case(job, Input(paths[0], "", ""), place / "results")
         for kind in ("calibrated", "kinds"):
-            made = _in_child([kind, str(place), repeats])
+            made = _in_child([kind, str(place), repeats], "--measurements")
             print(kind, made, flush=True)
             took, computed = (statistics.median(run[name] for run in made["runs"]) for name in ("s", "processor"))
             cells = " x ".join(map(str, size)), f"{made['count']}, {kind}", f"{took:.3g}", f"{computed:.3g}"
@@ -380,9 +380,9 @@ def run_all(asked: argparse.Namespace) -> list[dict[str, Any]]:
     return done
 
 
-def _in_child(given: list[Any]) -> dict[str, Any]:
+def _in_child(given: list[Any], *options: str) -> dict[str, Any]:
     """Measure in a process of its own, or return why that `failed`."""
-    command = [sys.executable, __file__, "-", "--one", json.dumps(given)]
+    command = [sys.executable, __file__, "-", *options, "--one", json.dumps(given)]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if ended.returncode == 0:
         result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
@@ -455,7 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--measurements", action="store_true", help="of labels, instead of predictions")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
-    if asked.one and asked.one.startswith(('["calibrated', '["kinds')):
+    if asked.one and asked.measurements:
         kind, place, repeats = json.loads(asked.one)
         print(json.dumps(measure_samples(kind, Path(place), repeats)))
         return

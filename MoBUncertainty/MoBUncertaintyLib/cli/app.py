@@ -312,6 +312,8 @@ def review(
         if not serve:
             FOLDER.check_name(folder)
         case = open_case(results, decisions, image)
+        if rank_by and case.review.signature:
+            raise SettingsError("The review is signed off, so its regions keep their ranks; leave out --rank-by.")
         if measure or rank_by:
             from MoBUncertaintyLib.images.dose import read_dose
             from MoBUncertaintyLib.pipeline.cases import effects_in, measure_case

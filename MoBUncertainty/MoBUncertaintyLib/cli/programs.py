@@ -95,15 +95,12 @@ class Commands(TyperGroup):
         shared = [option for option in self.params if isinstance(option, TyperOption) and option.name in names]
         waiting = list(self.commands.values())
         for command in waiting:  # the list grows meanwhile
-            own = [copy(option) for option in shared]
+            own, usual = [copy(option) for option in shared], self.usual.get(str(command.name), set())
             for option in own:
-                option.expose_value, option.hidden = False, False
-            if usual := self.usual.get(str(command.name)):
-                for other in command.params:
-                    if isinstance(other, TyperOption) and not other.required and other.name not in usual:
-                        other.hidden, other.rich_help_panel = True, "Advanced"
-            else:
-                own = own[:2]
+                option.expose_value, option.hidden = False, not usual and option.name == "_help_all"
+            for other in command.params if usual else ():
+                if isinstance(other, TyperOption) and not other.required and other.name not in usual:
+                    other.hidden, other.rich_help_panel = True, "Advanced"
             command.params = [*command.params, *own]
             if command.help:  # as paragraphs, without the line ends of the source
                 command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from MoBUncertaintyLib.base.errors import Cancelled
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.base.geometry import Box, Grid, hull, nested, occupied, shape_of
 from MoBUncertaintyLib.measurements.conformal import short
 from MoBUncertaintyLib.measurements.distribution import Measured
@@ -230,8 +230,12 @@ def effects(
     """Estimate what resolving each region does to a measurement, by the regions' numbers.
 
     That is the part of its variance over samples that goes away if each sample has the segmentation's labels in the
-    region. Arguments and errors as for `measure`.
+    region. Arguments and errors as for `measure`; raises `SettingsError` of a segmentation that others have drawn, too.
     """
+    if prediction.checked:
+        raise SettingsError(
+            "Regions of a drawn segmentation are ranked by how improbable they are; leave out what else to rank by."
+        )
     sampling = _Sampling.of(prediction, [wanted], values)
     segmented, where = sampling.voxels.labels[0], regions.whole_map()[tuple(sampling.voxels.places)]
     numbers = [region.number for region in regions.ranked]

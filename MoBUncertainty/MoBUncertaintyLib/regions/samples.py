@@ -90,12 +90,15 @@ class ChangingVoxels:
 
     def samples(self, count: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Draw labels of the voxels, (N,) uint8, again and again; a sample depends on the seed and its number alone."""
-        beside = ThreadPoolExecutor(1)  # draws the next while whoever has asked measures these
-        try:
-            for drawn in beside.map(lambda start: self._joined(start, count, seed), range(0, count, _TOGETHER)):
+        if not count:
+            return
+        with ThreadPoolExecutor(1) as beside:  # draws the next while whoever has asked measures these
+            ahead = beside.submit(self._joined, 0, count, seed)
+            for start in range(0, count, _TOGETHER):
+                drawn, after = ahead.result(), start + _TOGETHER
+                if after < count:
+                    ahead = beside.submit(self._joined, after, count, seed)
                 yield from drawn
-        finally:
-            beside.shutdown(cancel_futures=True)
 
     def _joined(self, start: int, count: int, seed: int) -> np.ndarray:
         """Draw up to 64 samples from the number `start` on, below `count`, without strays, (K, N)."""

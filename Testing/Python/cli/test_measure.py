@@ -133,6 +133,10 @@ def test_a_review_is_ranked_by_effects_where_it_stands(model, ct, tmp_path, monk
     assert verdicts[0] == verdicts[1]
     assert run("review", out, "--serve", *rank).exit_code == 0
     assert served[0].ranked_by == "volume:organ"
+    every = [{"rank": row["rank"], "verdict": "accept"} for row in before["regions"]]
+    signed = decisions(tmp_path, entries(*every, signature={"name": "Ada"}))
+    refused = run("review", out, "--decisions", signed, *rank, "--output", tmp_path / "signed")
+    assert refused.exit_code == 2 and "signed off" in refused.stderr and not (tmp_path / "signed").exists()
 
 
 @pytest.mark.parametrize(

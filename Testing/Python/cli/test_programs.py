@@ -52,10 +52,12 @@ def commands(name: str) -> Iterator[list[str]]:
 def test_help_fits_a_screen_and_help_all_leaves_nothing_out(name: str) -> None:
     short = 0
     for words in commands(name):
-        lines, everything = (
-            CliRunner().invoke(PROGRAMS[name], [*words, option], env={"COLUMNS": "100"}, terminal_width=100).stdout
+        told = [
+            CliRunner().invoke(PROGRAMS[name], [*words, option], env={"COLUMNS": "100"}, terminal_width=100)
             for option in ("--help", "--help-all")
-        )
+        ]
+        assert [each.exit_code for each in told] == [0, 0], words
+        lines, everything = (each.stdout for each in told)
         assert len(lines.splitlines()) <= SCREEN_LINES, words
         if "--help-all" not in lines:
             continue

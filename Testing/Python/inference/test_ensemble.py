@@ -12,6 +12,7 @@ import torch
 from MoBUncertaintyLib.base.errors import Cancelled, ModelError, SettingsError
 from MoBUncertaintyLib.inference.maps.ensemble import Ensemble, predictor_of
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
+from MoBUncertaintyLib.model.card import Pieces
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.case import Case
@@ -83,6 +84,16 @@ def test_some_of_the_labels_are_where_they_win_among_all(seeds: list[Model]) -> 
     assert np.array_equal(drawn[agree], wins[agree]) and not (drawn & ~wins).any()
     with pytest.raises(SettingsError):
         Ensemble(seeds, replace(SETTINGS, labels=("heart",)))
+
+
+def test_a_label_is_of_one_piece_where_it_is_of_one_in_all_members(seeds: list[Model]) -> None:
+    first, second = (label.name for label in seeds[0].card.labels[:2])
+    names = ([first, second], [second])
+    members = [
+        replace(model, card=replace(model.card, pieces=dict.fromkeys(own, Pieces(20, 0.7, 0.8))))
+        for model, own in zip(seeds, names, strict=True)
+    ]
+    assert Ensemble(members, SETTINGS).predict(make_mr()).one_piece == (second,)
 
 
 def test_overlapping_labels_are_mixed_each_for_itself(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from MoBUncertaintyLib.model.covariance import correlation
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.description import RegionDescriber
+from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.measurements import effects, measure
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, as_stored, own_of
@@ -125,23 +126,8 @@ def test_a_label_of_one_piece_has_no_strays_and_is_else_as_drawn() -> None:
     assert np.array_equal(drawn(uncertain, 9)[1], drawn(replace(uncertain, one_piece=()), 9)[1])
 
 
-def test_samples_are_measured_as_whole_label_maps_are() -> None:
-    case, values = ball(), {"dose": np.random.default_rng(0).uniform(0, 60, ball().shape)}
-    volume, dose = measure(case, ["volume:organ 1", "mean_dose:organ 1"], values, samples=20)
-    voxels, samples = drawn(case, 20)
-    volumes, doses = [], []
-    for labels in samples:
-        whole = case.segmentation.copy()
-        whole[tuple(voxels.places)] = labels
-        volumes.append((whole == 1).sum() * case.grid.voxel_mm3 / 1000)
-        doses.append(values["dose"][whole == 1].mean())
-    np.testing.assert_allclose(volume.samples, np.sort(volumes), rtol=1e-4)
-    np.testing.assert_allclose(dose.samples, np.sort(doses), rtol=1e-4)
-    assert volume.value == pytest.approx(case.volumes_ml()["organ 1"], rel=1e-4)
-
-
-def test_every_measurement_of_a_sample_is_that_of_whole_masks() -> None:
-    """Samples are measured in boxes, and what needs no search is not searched for."""
+def test_samples_are_measured_as_whole_masks_are() -> None:
+    """They are measured in boxes, and what needs no search is not searched for."""
     case, values = two_organs(), {"dose": np.random.default_rng(0).uniform(0, 60, (4, 16, 40))}
     case.segmentation[:, :3] = 0  # so that pieces and organs are of other sizes
     values["image"] = values["dose"] ** 2
@@ -152,14 +138,20 @@ def test_every_measurement_of_a_sample_is_that_of_whole_masks() -> None:
     ]
     voxels, samples = drawn(case, 20)
     whole = []
-    for labels in samples:
+    for labels in (voxels.labels[0], *samples):
         sample = case.segmentation.copy()
         sample[tuple(voxels.places)] = labels
         masks = [sample == value for value in (1, 2)]
         whole.append([one.compute(masks[: one.measurement.labels], case.grid, values) for one in wanted])
     made = measure(case, [one.text for one in wanted], values, samples=20)
-    for one, expected in zip(made, np.sort(whole, axis=0).T, strict=True):
-        np.testing.assert_allclose(one.samples, expected, rtol=1e-4, err_msg=one.name)
+    for one, value, expected in zip(made, whole[0], np.sort(whole[1:], axis=0).T, strict=True):
+        np.testing.assert_allclose([one.value, *one.samples], [value, *expected], rtol=1e-4, err_msg=one.name)
+
+
+def test_regions_of_a_drawn_segmentation_are_not_ranked_by_effects() -> None:
+    case, regions = three_ends()
+    with pytest.raises(SettingsError):
+        effects(replace(case, checked=Checked("drawn.nii.gz", "0" * 64, {})), regions, "volume:organ 1")
 
 
 def test_mean_volume_of_samples_is_the_sum_of_probabilities() -> None:

@@ -159,7 +159,10 @@ def compare(
 def overlay(
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     case: Annotated[str, typer.Argument(help="Name of the case.")],
-    models: Annotated[list[Path], typer.Argument(help="Model folders, or training folders of nnU-Net; a row each.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="Model folders, training folders of nnU-Net, or shipped models' names; a row each."),
+    ],
     output: Annotated[Path, typer.Option(help="PNG to write.")],
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
     samples: Annotated[

@@ -138,6 +138,7 @@ class Ensemble:
             overlap(self.labels),
             predicted_part=hull(one.processed_box for one in predictions),
             covariance=self.model.card.covariance.kind,
+            one_piece=tuple(name for name in mixture.one_piece if all(name in one.one_piece for one in predictions)),
             region_settings=self.model.card.region_settings,
         )
         prediction.warnings.extend(not_found(prediction.volumes_ml()))

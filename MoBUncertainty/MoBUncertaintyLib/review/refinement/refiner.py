@@ -171,10 +171,8 @@ class _Blocks:
         """Find the most probable label of each of (K, 3) voxels."""
         correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
         moved = *self.logits_at(voxels), *posterior.spread(correlation)
-        if self._prediction.checked is None:
-            return self._maps(*moved).segmentation
         drawn = self._prediction.segmentation[tuple(voxels.T)]
-        return self._maps(*moved, drawn, self._disputed(posterior.points, voxels)).segmentation
+        return self._maps(*moved, drawn, [(posterior.points, voxels)]).segmentation
 
     def reached(self, points: np.ndarray, reach: Box) -> Iterator[_Reached]:
         """List the blocks that have some of the points, (P, 3) voxels, in reach."""
@@ -272,10 +270,8 @@ class _Blocks:
         """Condition those voxels, with these means and variances, (L, N) each."""
         effects = [job.posterior.spread(job.correlation) for job in jobs]
         shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
-        if self._prediction.checked is None:
-            return self._maps(*logits, shift, left)
-        disputed = np.concatenate([self._disputed(job.posterior.points, job.places) for job in jobs])
-        return self._maps(*logits, shift, left, self._labels(jobs), disputed)
+        reached = ((job.posterior.points, job.places) for job in jobs)
+        return self._maps(*logits, shift, left, self._labels(jobs), reached)
 
     def _logits_of(self, jobs: Sequence[_Job]) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits, (L, N) each, of all voxels of some blocks that are reached."""
@@ -319,20 +315,22 @@ class _Blocks:
         variance: np.ndarray,
         shift: np.ndarray,
         left: np.ndarray,
-        drawn: np.ndarray | None = None,
-        disputed: np.ndarray | None = None,
+        drawn: np.ndarray,
+        reached: Iterable[tuple[np.ndarray, np.ndarray]],
     ) -> VoxelMaps:
         """Compute the maps (L, N) and the label (N,) from the logits and what clicks do to them.
 
-        A label that others have `drawn`, (N,), changes where clicks change what favours it: the second set
-        of logits where a click tells between drawing and model (`disputed`, (N,)), elsewhere what moves both sets.
+        A label that others have `drawn`, (N,), changes where clicks change what favours it: the second set of logits
+        where a click tells between drawing and model (`_disputed`), elsewhere what moves both sets. `reached` are
+        points (P, 3) and the voxels (K, 3) in their reach, which are all N together.
         """
         step = movable(variance, self._settings.prior_deviation)
         count, sharpening, values = len(self._values), self._settings.sharpening, self._values
         own, held = np.split(shift, [count])
         maps = refined_maps(mean[:count] + step[:count] * own, variance[:count], left[:count], sharpening, values)
-        if drawn is None or disputed is None:
+        if self._prediction.checked is None:
             return maps
+        disputed = np.concatenate([self._disputed(*each) for each in reached])
         both = np.where(own * held > 0, np.sign(held) * np.minimum(np.abs(own), np.abs(held)), 0)
         moved = mean[count:] + step[count:] * np.where(disputed, held, both)
         before = refined_maps(mean[count:], variance[count:], np.ones_like(left[count:]), sharpening, values)
@@ -345,27 +343,25 @@ class _Blocks:
 
         Beyond such a piece a click that takes the side of the one says nothing against the other.
         """
-        disputed = np.zeros(len(voxels), bool)
-        for point in points.tolist():
-            box, piece = self._piece(tuple(point))
-            index = voxels - [part.start for part in box]
-            inside = ((index >= 0) & (index < piece.shape)).all(1)
-            disputed[inside] |= piece[tuple(index[inside].T)]
-        return disputed
+        pieces = [self._piece(tuple(point)) for point in points.tolist()]
+        return np.isin(self._flat(voxels), np.unique(np.concatenate([np.empty(0, int), *pieces])))
+
+    def _flat(self, voxels: np.ndarray) -> np.ndarray:
+        """Return the flat indices, (N,), of voxels (N, 3) of the prediction."""
+        return np.asarray(np.ravel_multi_index(tuple(voxels.T), self._prediction.shape))
 
     @cached_method(1024)
-    def _piece(self, point: tuple[int, ...]) -> tuple[Box, np.ndarray]:
-        """Find the piece around a point, as far as that reaches, in which drawing and model differ: box and mask."""
+    def _piece(self, point: tuple[int, ...]) -> np.ndarray:
+        """Find the piece around a point, as far as that reaches, in which drawing and model differ: flat indices."""
         margin = np.floor(self._kernel.box_mm / self._prediction.grid.spacing)
         box = widened(tuple(slice(at, at + 1) for at in point), margin, self._prediction.shape)
         drawn = self._prediction.segmentation[box]
         modelled = most_probable(np.array(values_in(box, self._prediction.probability)), self._values)
         at = tuple(place - part.start for place, part in zip(point, box, strict=True))
         pieces, _ = ndimage.label((drawn != modelled) & (drawn == drawn[at]))
-        piece = np.zeros(pieces.shape, bool)
         reached, _ = self._reached_in(box, np.array([point]))
-        piece.reshape(-1)[reached] = ((pieces == pieces[at]) & (pieces > 0)).reshape(-1)[reached]
-        return box, piece
+        own = reached[pieces.reshape(-1)[reached] == pieces[at]] if pieces[at] else np.empty(0, int)
+        return self._flat(np.transpose(np.unravel_index(own, pieces.shape)) + [part.start for part in box])
 
 
 def refined_maps(
