@@ -326,13 +326,14 @@ def review(
                     case.review.rank({each.region_id: effects[each.number] for each in case.review.regions})
             console.show_warnings(warnings)
             case = replace(case, begun=case.review, measured=measured)
-        if serve:
-            console.serve_review(case, results, port)
-            return Result()
-        done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
-        console.show_review(case, done)
-        facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}
-        return Result(facts, console.BAD_INPUT if done.problems else 0)
+        if not serve:
+            done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
+            console.show_review(case, done)
+            facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}
+            return Result(facts, console.BAD_INPUT if done.problems else 0)
+    with console.reporting():  # the first Ctrl-C stops it
+        console.serve_review(case, results, port)
+    return Result()
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,17 @@ def test_a_review_is_ranked_by_effects_where_it_stands(model, ct, tmp_path, monk
     signed = decisions(tmp_path, entries(*every, signature={"name": "Ada"}))
     refused = run("review", out, "--decisions", signed, *rank, "--output", tmp_path / "signed")
     assert refused.exit_code == 2 and "signed off" in refused.stderr and not (tmp_path / "signed").exists()
+
+
+def test_the_first_interrupt_stops_a_page_whose_regions_were_ranked(model, ct, tmp_path, monkeypatch) -> None:
+    run_case(Job(Predictor(load_model(model)), HARDLY_DOUBTFUL, scene=False), Input(ct, "", ""), tmp_path / "out")
+
+    def serve(*_args) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(console, "serve_review", serve)
+    assert run("review", tmp_path / "out", "--serve", "--rank-by", "volume:organ").exit_code == 0
 
 
 @pytest.mark.parametrize(
