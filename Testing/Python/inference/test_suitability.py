@@ -78,10 +78,10 @@ def test_no_fraction_of_next_to_nothing_is_stated(
 ) -> None:
     case = measures(**{"volume:organ": volume, "stray:organ": 0.75})
     assert case.values["stray:organ"] / fingerprint.measures["stray:organ"].deviation > fingerprint.limits[1]
-    found = judge(LABELS, case, fingerprint)
-    assert found.level is Level.NOT_USABLE
-    assert any("75 %" in reason for reason in found.reasons) is fraction_is_stated
-    assert len(found.reasons) == len(set(found.reasons))
+    suitability = judge(LABELS, case, fingerprint)
+    assert suitability.level is Level.NOT_USABLE
+    assert any("75 %" in reason for reason in suitability.reasons) is fraction_is_stated
+    assert len(suitability.reasons) == len(set(suitability.reasons))
 
 
 def test_without_a_fingerprint_the_evident_is_noticed() -> None:

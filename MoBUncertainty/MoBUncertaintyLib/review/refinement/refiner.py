@@ -344,7 +344,7 @@ class _Blocks:
         Beyond such a piece a click that takes the side of the one says nothing against the other.
         """
         pieces = [self._piece(tuple(point)) for point in points.tolist()]
-        return np.isin(self._flat(voxels), np.unique(np.concatenate([np.empty(0, int), *pieces])))
+        return np.isin(self._flat(voxels), np.concatenate([np.empty(0, int), *pieces]))
 
     def _flat(self, voxels: np.ndarray) -> np.ndarray:
         """Return the flat indices, (N,), of voxels (N, 3) of the prediction."""
