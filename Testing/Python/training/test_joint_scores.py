@@ -100,6 +100,8 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
             assert all(0 < value <= 1 for value in kept.per_case(f"clicks.{name}.{score}").values())
     assert kept.mean("clicks.own.elsewhere_5") != kept.mean("clicks.stationary.elsewhere_5")
     assert kept.mean("joint.log_likelihood") < 0
+    assert 0 < kept.mean("bases.share") < 1
+    assert 1 <= kept.over_voxels("bases.used") <= spec.bases
     for name in ("errors", "samples"):
         assert len(kept.over_voxels(f"joint.variogram.{name}")) == LAGS
         assert kept.over_voxels(f"joint.variogram.{name}")[0] == 1

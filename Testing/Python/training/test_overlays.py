@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from mob_training.comparison import overlays
-from mob_training.comparison.overlays import Row, draw_case, worst_place, write_picture
+from mob_training.comparison.overlays import Bases, Row, Samples, draw_case, worst_place, write_picture
 from mob_training.evaluation.case_scores import ScoredCase
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.base.geometry import Grid
@@ -89,7 +89,7 @@ def test_case_is_drawn_where_the_first_model_errs_most(held_out, tmp_path, sheet
         worst[plane.normal] = int(index)
         places.append(f"patient, {plane.title(np.array(held_out.image.TransformIndexToPhysicalPoint(worst)))}; grey")
     assert any(title.startswith(place) for place in places) and title.endswith("−160 to 240 HU")
-    assert titles == overlays.COLUMNS
+    assert titles == ("truth and prediction", *overlays.COLUMNS)
     assert [(row.name, len(row.pictures)) for row in rows] == [("Deterministic", 2), ("Mixture-of-Bases", 3)]
     found = prediction.segmentation
     assert rows[0].dice == pytest.approx(2 * (found & truth).sum() / (found.sum() + truth.sum()))
@@ -98,11 +98,22 @@ def test_case_is_drawn_where_the_first_model_errs_most(held_out, tmp_path, sheet
 def test_samples_take_the_place_of_the_maps(held_out, tmp_path, sheets):
     """A column each: they differ where the model has noise, and not where it has none."""
     noisy = tiny.make_model(tmp_path / "noisy", covariance=CovarianceSpec(rank=3, partitions=2))
-    draw_case(held_out.dataset, "patient", [noisy.path, held_out.models[0].path], samples=2, settings=CPU)
+    draw_case(held_out.dataset, "patient", [noisy.path, held_out.models[0].path], columns=Samples(2), settings=CPU)
     rows, _, titles = sheets[0]
     assert titles == ("truth and prediction", "sample 1", "sample 2")
     alike = [np.array_equal(*map(np.asarray, row.pictures[1:])) for row in rows]
     assert alike == [False, True]
+
+
+def test_bases_take_the_place_of_the_maps(held_out, sheets):
+    """None of a model without any; and the fraction of the variance is not the same everywhere."""
+    paths = [model.path for model in held_out.models]
+    draw_case(held_out.dataset, "patient", paths, columns=Bases(), settings=CPU)
+    rows, _, titles = sheets[0]
+    assert titles == ("truth and prediction", "variance that bases carry", "basis")
+    assert [len(row.pictures) for row in rows] == [1, 3]
+    share = np.asarray(rows[1].pictures[1].convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(share[np.ptp(share.astype(int), axis=1) > 40], axis=0)) > 5
 
 
 @pytest.mark.parametrize("empty", ["truth", "segmentation", "both"])

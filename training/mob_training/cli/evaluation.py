@@ -168,11 +168,17 @@ def overlay(
     samples: Annotated[
         int, typer.Option(min=0, max=50, help="Draw so many segmentations from each model instead of its maps.")
     ] = 0,
+    bases: Annotated[
+        bool, typer.Option("--bases", help="Draw which basis each cell has, and how much of the variance it carries.")
+    ] = False,
     device: Device = "auto",
 ) -> Result:
     """Draw predictions beside the truth: outlines, probability and variance, or samples, where the first model errs."""
-    from mob_training.comparison.overlays import draw_case, write_picture
+    from mob_training.comparison.overlays import Bases, Columns, Samples, draw_case, write_picture
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
+    if bases and samples:
+        raise SettingsError("--bases and --samples are different pictures; choose one.")
+    columns = Samples(samples) if samples else Bases() if bases else Columns()
     settings = PredictionSettings(device=device, tiling="full")
-    return written(write_picture(draw_case(dataset, case, models, plane, samples, settings), output))
+    return written(write_picture(draw_case(dataset, case, models, plane, columns, settings), output))

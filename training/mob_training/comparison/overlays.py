@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mob_training.evaluation.bases import case_bases
 from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.held_out import check_labels, held_out_cases
 from mob_training.evaluation.score_files import describe_run, write_content
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-COLUMNS = ("truth and prediction", "probability of foreground", "predictive variance")
+COLUMNS = ("probability of foreground", "predictive variance")
 TRUTH, PREDICTED = (70, 235, 110), (255, 255, 255)
 SURE = 0.05
-"""Probability from which the map of it shows."""
+"""Probability from which the map of it shows; bases are shown where it is as far from 1, too."""
 
 _MARGIN_MM = 15.0  # about the organ
 _SIDE, _GAP, _NAMES, _HEAD, _FOOT = 300, 8, 190, 64, 40  # pixels
@@ -84,22 +85,77 @@ class View:
         return draw_plane(self.camera, self.plane, scale, (), self.camera.sections(values[box], box))
 
 
+class Columns:
+    """What a row shows beside the outlines of truth and prediction: probability and variance."""
+
+    def titles(self) -> tuple[str, ...]:
+        """Return what stands above each column."""
+        return COLUMNS
+
+    def colours(self, scale: Scale) -> str:
+        """Say what colours mean; empty if no column has any."""
+        return f"colours: probability {SURE:g} to 1, variance {' to '.join(scale.heat_ends)}"
+
+    def draw(self, view: View, predictor: Predictor, image: sitk.Image, case: ScoredCase) -> list[Image.Image]:
+        """Draw a row's columns."""
+        predicted = case.prediction
+        shown = [view.heated(predicted.probability.sum(axis=0), SURE, 1.0)]
+        if predictor.model.card.covariance.kind is not Covariance.DETERMINISTIC:
+            shown.append(view.heated(predicted.variance.max(axis=0), view.scale.threshold, view.scale.top))
+        return shown
+
+
+@dataclass(frozen=True)
+class Samples(Columns):
+    """Some segmentations drawn from the model."""
+
+    count: int
+
+    def titles(self) -> tuple[str, ...]:
+        return tuple(f"sample {n}" for n in range(1, self.count + 1))
+
+    def colours(self, scale: Scale) -> str:
+        return ""
+
+    def draw(self, view: View, predictor: Predictor, image: sitk.Image, case: ScoredCase) -> list[Image.Image]:
+        return [view.outlined(case.truth, drawn) for drawn in draw_volumes(predictor, image, self.count)]
+
+
+class Bases(Columns):
+    """Where the label is in doubt: the fraction of the variance that bases carry, and which basis a cell has."""
+
+    def titles(self) -> tuple[str, ...]:
+        return "variance that bases carry", "basis"
+
+    def colours(self, scale: Scale) -> str:
+        return "colours: 0 to 100 % of the variance; a colour for each basis"
+
+    def draw(self, view: View, predictor: Predictor, image: sitk.Image, case: ScoredCase) -> list[Image.Image]:
+        bases = case_bases(predictor, image, case.truth)
+        if bases is None:
+            return []
+        probability = case.prediction.probability.sum(axis=0)
+        doubtful = np.minimum(probability, 1 - probability) > SURE
+        numbers = bases.in_image(bases.chosen) / len(bases.cells)
+        return [view.heated(each * doubtful, 1e-3, 1.0) for each in (bases.in_image(bases.share), numbers)]
+
+
 def draw_case(
     dataset: Path,
     case: str,
     models: Sequence[Path],
     plane: str = "axial",
-    samples: int = 0,
+    columns: Columns | None = None,
     settings: PredictionSettings | None = None,
 ) -> Image.Image:
-    """Draw a row for each model: outlines of truth and prediction, probability and variance; or so many samples.
+    """Draw a row for each model: outlines of truth and prediction, and the columns. Default: probability and variance.
 
     All rows show the plane in which the first model has most wrong voxels; without any, that with most of the organ.
 
     Raises:
         SettingsError: There is no such held-out case or plane, or a model does not know the data set's labels.
     """
-    names = [one.name for one in PLANES]
+    names, columns = [one.name for one in PLANES], columns or Columns()
     if plane not in names:
         raise SettingsError(f"There is no plane {plane!r}; choose {', '.join(names)}.")
     files = {name: paths for name, *paths in held_out_cases(Path(dataset))}
@@ -115,21 +171,14 @@ def draw_case(
         scored = ScoredCase.of(predictor.predict(image), truth)
         view = view or View.of(scored, image, names.index(plane))
         described, predicted = describe_run(model, Path(dataset)), scored.prediction
-        shown = [view.outlined(scored.truth, predicted.segmentation)]
-        if samples:
-            shown += [view.outlined(scored.truth, drawn) for drawn in draw_volumes(predictor, image, samples)]
-        else:
-            shown.append(view.heated(predicted.probability.sum(axis=0), SURE, 1.0))
-            if described["covariance"] != Covariance.DETERMINISTIC:
-                shown.append(view.heated(predicted.variance.max(axis=0), view.scale.threshold, view.scale.top))
+        pictures = [view.outlined(scored.truth, predicted.segmentation)]
+        pictures += columns.draw(view, predictor, image, scored)
         overlaps = [dice(predicted.segmentation == one.value, scored.truth == one.value) for one in predicted.labels]
         seed = model.path.name if described["seed"] is None else f"seed {described['seed']}"
-        rows.append(Row(described["model"], seed, float(np.mean(overlaps)), shown))
+        rows.append(Row(described["model"], seed, float(np.mean(overlaps)), pictures))
     assert view is not None
     title = f"{case}, {PLANES[view.plane].title(view.camera.focus)}; grey: {view.scale.window}"
-    titles = (COLUMNS[0], *(f"sample {n}" for n in range(1, samples + 1))) if samples else COLUMNS
-    colours = f"colours: probability {SURE:g} to 1, variance {' to '.join(view.scale.heat_ends)}"
-    return _sheet(rows, title, titles, "" if samples else colours)
+    return _sheet(rows, title, ("truth and prediction", *columns.titles()), columns.colours(view.scale))
 
 
 def write_picture(picture: Image.Image, path: Path) -> Path:

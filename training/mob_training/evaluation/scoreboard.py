@@ -106,6 +106,7 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("joint.volume.width_90", "its width, mm³", digits=0, plain=True),
             Metric("joint.lengths.samples", "Correlation length of samples, mm", digits=2, plain=True),
             Metric("joint.lengths.gap", "that of errors differs by, mm", digits=2),
+            Metric("bases.share", "Variance of bases at the outline, %", digits=0, factor=100.0, plain=True),
         ),
     ),
     "clicks": (
@@ -153,4 +154,5 @@ POOLED = (
     Metric("box.ece", "ECE, box"),
     Metric("variance.box.auroc", "AUROC of variance, box", True),
     Metric("bernoulli.box.auroc", "AUROC of p (1 − p), box", True),
+    Metric("bases.used", "Bases in 5 % of the outline's cells", digits=1, plain=True),
 )
