@@ -316,16 +316,15 @@ def review(
             raise SettingsError("The review is signed off, so its regions keep their ranks; leave out --rank-by.")
         if measure or rank_by:
             from MoBUncertaintyLib.images.dose import read_dose
-            from MoBUncertaintyLib.pipeline.cases import effects_in, measure_case
+            from MoBUncertaintyLib.pipeline.cases import measure_case
 
             with console.progress(case.source.name) as progress:
                 gray = read_dose(dose, case.image, case.source.dicom_files) if dose else None
-                measured, warnings = measure_case(case, measure or (), gray, progress, cancelled)
-                if rank_by:
-                    effects = effects_in(case, rank_by, gray, progress, cancelled)
-                    case.review.rank({each.region_id: effects[each.number] for each in case.review.regions})
-            console.show_warnings(warnings)
-            case = replace(case, begun=case.review, measured=measured)
+                made = measure_case(case, measure or (), rank_by, gray, progress, cancelled)
+            if rank_by:
+                case.review.rank({each.region_id: made.effects[each.number] for each in case.review.regions})
+            console.show_warnings(made.warnings)
+            case = replace(case, begun=case.review, measured=made.measured)
         if not serve:
             done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
             console.show_review(case, done)

@@ -132,14 +132,13 @@ def run_case(
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
         if job.measurements or job.rank_by:
             start, now = time.monotonic(), predicted.prediction
-            measured, notes = measure_case(predicted, job.measurements, dose, progress, cancelled)
+            made = measure_case(predicted, job.measurements, job.rank_by, dose, progress, cancelled)
             if job.rank_by:
-                by_number = effects_in(predicted, job.rank_by, dose, progress, cancelled)
-                predicted = replace(predicted, regions=predicted.regions.by_effect(by_number))
-            now.warnings.extend(notes)
+                predicted = replace(predicted, regions=predicted.regions.by_effect(made.effects))
+            now.warnings.extend(made.warnings)
             now.timings["measure"] = time.monotonic() - start
             used = {"path": printable(str(absolute(job.dose))), "sha256": digest(job.dose)} if job.dose else None
-            now = now.annotated(measured=measured, provenance={"dose": used} if used else {})
+            now = now.annotated(measured=made.measured, provenance={"dose": used} if used else {})
             predicted = replace(predicted, prediction=now)
         with _stage("write", predicted.prediction.timings, progress, cancelled):
             more = partial(job.more, predicted) if job.more else None
@@ -299,38 +298,59 @@ def _with_regions(
     return Case(image, prediction, regions, source)
 
 
+@dataclass(frozen=True)
+class Measurements:
+    """What a case measures.
+
+    Attributes:
+        measured: In the order wanted.
+        effects: What resolving each region does to the measurement that ranks, by the region's number.
+        warnings: Sentences for the user.
+    """
+
+    measured: tuple[Measured, ...]
+    effects: Mapping[int, Effect]
+    warnings: list[str]
+
+
 def measure_case(
     case: Case,
     wanted: Sequence[str],
+    rank_by: str | None = None,
     dose: np.ndarray | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
-) -> tuple[tuple[Measured, ...], list[str]]:
-    """Measure a case as predicted or, if its review is begun, as reviewed; return sentences for the user, too.
+) -> Measurements:
+    """Measure a case as predicted or, if its review is begun, as reviewed; with `rank_by`, estimate effects on that.
 
     `dose` is as `images.dose.read_dose` reads it; the rest, and errors, as for `regions.measurements.measure`.
     """
-    prediction, warnings = decided_prediction(case.begun) if case.begun else case.prediction, []
-    if dose is not None:
-        named = {name for text in wanted for name in text.split(":")[1:]}
-        masks = {label.name: label.mask(prediction.segmentation) for label in prediction.labels if label.name in named}
-        if beyond := [name for name, mask in masks.items() if np.isnan(dose[mask]).any()]:
-            warnings.append(f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts.")
-    return measure(prediction, wanted, _values(case, dose), progress=progress, cancelled=cancelled), warnings
-
-
-def effects_in(
-    case: Case,
-    wanted: str,
-    dose: np.ndarray | None = None,
-    progress: ProgressCallback | None = None,
-    cancelled: CancelledCallback | None = None,
-) -> dict[int, Effect]:
-    """Estimate what resolving each region of a case does to a measurement, by its number; as for `measure_case`."""
     prediction, regions = case.prediction, case.regions
     if case.begun:
         prediction, regions = decided_prediction(case.begun), case.begun.listed()
-    return effects(prediction, regions, wanted, _values(case, dose), progress, cancelled)
+    ranking, values = (rank_by,) if rank_by else (), _values(case, dose)
+
+    def part(number: int) -> ProgressCallback | None:
+        def report(step: Progress) -> None:
+            assert progress is not None
+            whole = (1 + len(ranking)) * step.total
+            progress(replace(step, done=step.done + number * step.total, total=whole))
+
+        return progress and report
+
+    measured = measure(prediction, wanted, values, progress=part(0), cancelled=cancelled)
+    by_number = effects(prediction, regions, rank_by, values, part(1), cancelled) if rank_by else {}
+    return Measurements(measured, by_number, _uncovered(prediction, (*wanted, *ranking), dose))
+
+
+def _uncovered(prediction: Prediction, wanted: Sequence[str], dose: np.ndarray | None) -> list[str]:
+    """Warn of labels in which something is measured, and which a dose does not cover."""
+    if dose is None:
+        return []
+    named = {name for text in wanted for name in text.split(":")[1:]}
+    labels = [label for label in prediction.labels if label.name in named]
+    beyond = [label.name for label in labels if np.isnan(dose[label.mask(prediction.segmentation)]).any()]
+    return [f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts."] if beyond else []
 
 
 def _values(case: Case, dose: np.ndarray | None) -> dict[str, np.ndarray]:

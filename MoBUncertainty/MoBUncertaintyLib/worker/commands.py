@@ -78,25 +78,21 @@ def measure_review(request: Fields, report: Report) -> Fields:
     `measured`, a `Measured` of each, and `effects`, what resolving each region does to that one, by the regions' ids.
     """
     from MoBUncertaintyLib.images.dose import place_dose
-    from MoBUncertaintyLib.pipeline.cases import effects_in, measure_case
+    from MoBUncertaintyLib.pipeline.cases import measure_case
     from MoBUncertaintyLib.worker.arrays import read_volume
 
-    steps, done = 2 if request.get("rank_by") else 1, 0
-
     def tell(step: Progress) -> None:
-        report.progress(asdict(step) | {"fraction": (done + step.done / step.total) / steps})
+        report.progress(asdict(step) | {"fraction": step.done / step.total})
 
     case, dose, gray = _reviewed(request), request.get("dose"), None
     if dose:
         gray = place_dose(read_volume(dose)[0], case.image, dose["name"])
-    measured, warnings = measure_case(case, request["measurements"], gray, tell)
-    for warning in warnings:
+    made = measure_case(case, request["measurements"], request.get("rank_by"), gray, tell)
+    for warning in made.warnings:
         report.warning(warning)
-    effects, done = {}, 1
-    if request.get("rank_by"):
-        by_number = effects_in(case, request["rank_by"], gray, tell)
-        effects = {region.region_id: by_number[region.number] for region in case.review.regions}
-    return {"measured": to_json(measured), "effects": to_json(effects)}
+    ids = {region.number: region.region_id for region in case.review.regions}
+    effects = {ids[number]: effect for number, effect in made.effects.items()}
+    return {"measured": to_json(made.measured), "effects": to_json(effects)}
 
 
 def _reviewed(request: Fields) -> Case:

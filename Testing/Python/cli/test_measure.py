@@ -140,6 +140,20 @@ def test_a_review_is_ranked_by_effects_where_it_stands(model, ct, tmp_path, monk
     assert refused.exit_code == 2 and "signed off" in refused.stderr and not (tmp_path / "signed").exists()
 
 
+def test_a_dose_that_ranks_and_covers_half_of_the_organ_is_warned_of(model, ct, dose, tmp_path) -> None:
+    job = Job(Predictor(load_model(model)), HARDLY_DOUBTFUL, scene=False, rank_by="mean_dose:organ")
+    half = tmp_path / "half.nii.gz"
+    whole = sitk.ReadImage(dose)
+    sitk.WriteImage(whole[:, :, : whole.GetDepth() // 2], half)
+    rank = ("--rank-by", "mean_dose:organ", "--dose")
+    for path, warned in ((dose, False), (half, True)):
+        out = tmp_path / f"out{warned}"
+        run_case(replace(job, dose=path), Input(ct, "", ""), out)
+        assert any("does not cover" in each for each in read_results(out).prediction.warnings) == warned
+        done = run("review", out, "--decisions", decisions(tmp_path, entries()), *rank, path)
+        assert (done.exit_code, "does not cover" in done.output) == (0, warned), done.output
+
+
 def test_the_first_interrupt_stops_a_page_whose_regions_were_ranked(model, ct, tmp_path, monkeypatch) -> None:
     run_case(Job(Predictor(load_model(model)), HARDLY_DOUBTFUL, scene=False), Input(ct, "", ""), tmp_path / "out")
 
