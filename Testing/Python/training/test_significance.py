@@ -126,6 +126,15 @@ def test_heads_on_one_backbone_are_one_witness():
     assert test.differences == pytest.approx([0.035] * 4)
 
 
+def test_an_ensemble_is_compared_with_all_its_members():
+    runs = [fake_run(CONTROL, seed, dice=[0.5 + 0.1 * seed] * 4) for seed in (0, 1, 2)]
+    runs.append(fake_run("ensemble", 2, dice=[0.7] * 4))
+    runs[-1].description["provenance"] = {"ensemble": "control"}
+    (test,) = paired_tests(runs)
+    assert test.of_seeds == pytest.approx((0.2, 0.1, 0.0))
+    assert test.differences == pytest.approx([0.1] * 4)
+
+
 def test_folds_of_a_cross_validation_are_one_data_set():
     control, model = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8}, {"a": 0.51, "b": 0.62, "c": 0.73, "d": 0.84}
     runs = [

@@ -78,7 +78,12 @@ class Run:
 
     @property
     def backbone(self) -> tuple[str, int] | None:
-        """Data set, with its fold, and seed of the deterministic stage, which several heads may share."""
+        """Data set, with its fold, and seed of the deterministic stage, which several heads may share.
+
+        None for an ensemble, which is of all seeds though its description has the seed of one.
+        """
+        if (self.description.get("provenance") or {}).get("ensemble"):
+            return None
         seed = self.description.get("backbone", self.seed)
         return None if seed is None else (self.description["dataset"], seed)
 
