@@ -217,12 +217,16 @@ def test_ranking_of_pooled_cases_is_exact():
 
 def test_ranking_that_outgrows_its_table_hardly_changes():
     pooled, cases = ErrorRanking(most=2**16), [doubts(seed, ties=False, size=60_000) for seed in range(4)]
+    at_once = ErrorRanking(most=2**16)
     for case in cases:
         pooled.add(ErrorRanking.of(*case))
-    assert pooled.dropped > 0
-    assert len(pooled.keys) <= 2**16
+        pooled.table()  # merges
+        at_once.add(ErrorRanking.of(*case))
     doubt, error = (np.concatenate(parts) for parts in zip(*cases, strict=True))
-    assert pooled.counts.sum() == len(doubt)
+    assert at_once.table()[1].sum() == len(doubt)
+    assert pooled.dropped == at_once.dropped > 0
+    assert len(at_once.keys) <= 2**16
+    np.testing.assert_array_equal(at_once.table(), pooled.table())
     exact = ErrorRanking.of(doubt, error).scores()
     for name, tolerance in {"auroc": 1e-6, "aurc": 1e-6, "augrc": 1e-6, "auprc": 2e-5}.items():
         assert pooled.scores()[name] == pytest.approx(exact[name], abs=tolerance), name

@@ -25,12 +25,14 @@ class ErrorRanking:
             then one bit that says whether the label is wrong.
         counts: Number of voxels of each pair, int64.
         dropped: Number of low bits of the uncertainty that are ignored.
+        waiting: Rankings that were added and not merged yet: to sort all at once is faster than one by one.
     """
 
     most: int = MAX_VALUES
     keys: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32))
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     dropped: int = 0
+    waiting: list[ErrorRanking] = field(default_factory=list)
 
     @classmethod
     def of(cls, uncertainty: np.ndarray, error: np.ndarray) -> ErrorRanking:
@@ -42,22 +44,29 @@ class ErrorRanking:
 
     def add(self, other: ErrorRanking) -> None:
         """Add the voxels of another ranking to this one."""
-        self.keys = np.concatenate((self.keys, other.keys))
-        self.counts = np.concatenate((self.counts, other.counts))
-        self.dropped = max(self.dropped, other.dropped)
-        self._merge()
-        while len(self.keys) > self.most:
-            self.dropped += 1
+        self.waiting += [other, *other.waiting]
+        if sum(len(each.keys) for each in self.waiting) > self.most:
             self._merge()
 
     def _merge(self) -> None:
-        # The last bits of the uncertainty become 0, the bit of the error is kept.
-        mask = np.uint32((0xFFFFFFFF << (self.dropped + 1) & 0xFFFFFFFF) | 1)
-        self.keys, place = np.unique(self.keys & mask, return_inverse=True)
-        self.counts = np.bincount(place, weights=self.counts, minlength=len(self.keys)).astype(np.int64)
+        every = (self, *self.waiting)
+        self.dropped = max(each.dropped for each in every)
+        keys, counts = (np.concatenate([getattr(each, name) for each in every]) for name in ("keys", "counts"))
+        self.waiting = []
+        while True:
+            # The last bits of the uncertainty become 0, the bit of the error is kept.
+            mask = np.uint32((0xFFFFFFFF << (self.dropped + 1) & 0xFFFFFFFF) | 1)
+            self.keys, place = np.unique(keys & mask, return_inverse=True)
+            self.counts = np.bincount(place, weights=counts, minlength=len(self.keys)).astype(np.int64)
+            if len(self.keys) <= self.most:
+                return
+            self.dropped += 1
+            keys, counts = self.keys, self.counts
 
     def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return distinct uncertainties, descending, the voxels of each, and how many of those are wrong; each (n,)."""
+        if self.waiting:
+            self._merge()
         values, place = np.unique(self.keys >> np.uint32(1), return_inverse=True)
         wrong = np.bincount(place, weights=self.counts * (self.keys & 1), minlength=len(values))
         count = np.bincount(place, weights=self.counts, minlength=len(values))
