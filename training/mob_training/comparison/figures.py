@@ -216,7 +216,7 @@ def _show_small(axes: Axes, intervals: np.ndarray) -> None:
     if not 0 < COMPRESSED * narrow < largest:
         return
     axes.set_xscale("asinh", linear_width=narrow)
-    decades = 10.0 ** np.arange(np.floor(np.log10(narrow)), np.log10(largest) + 1)
+    decades = 10.0 ** np.arange(np.ceil(np.log10(narrow)), np.log10(largest) + 1)
     ticks = [tick for tick in (*-decades, 0, *decades) if intervals.min() <= tick <= max(0, intervals.max())]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
