@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mob_training.comparison.compare import tables
+from mob_training.comparison.compare import coverage, tables
 from mob_training.comparison.significance import crossed_interval, holm, paired_tests, signed_rank
 from mob_training.comparison.tables import BETTER, WORSE
 from mob_training.evaluation.score_files import CONTROL
@@ -124,6 +124,22 @@ def test_heads_on_one_backbone_are_one_witness():
     assert (test.seeds, test.same_sign) == (2, 2)
     assert test.of_seeds == pytest.approx((0.03, 0.04))
     assert test.differences == pytest.approx([0.035] * 4)
+
+
+def test_coverage_is_over_subjects_and_backbones():
+    """Two cases of one subject count as one; heads on a backbone are averaged before backbones are drawn."""
+    scores = {f"joint__volume__covered_{level}": [1.0, 0.0, 1.0, 1.0] for level in (50, 80, 90)}
+    runs = [fake_run("Diagonal", seed, **scores) for seed in (0, 1, 2)]
+    for run, backbone in zip(runs, (0, 0, 1), strict=True):
+        run.description["backbone"] = backbone
+        for case in "ab":
+            run.cases[case]["subject"] = "twin"
+    runs[2].cases["c"]["joint.volume.covered_90"] = 0.0
+    ((model, (dataset, half, _, most)),) = coverage(runs).rows
+    assert (model, dataset) == ("Diagonal", "D")
+    assert half.startswith("83 (")  # of .5, 1, 1
+    assert most.startswith("67 (")  # of .5, 1, 1 and .5, 0, 1, as often
+    assert not coverage([fake_run("Diagonal", dice=[0.5])]).rows
 
 
 def test_an_ensemble_is_compared_with_all_its_members():

@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from mob_training.comparison import figures
 from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, over_seeds, over_subjects, sweeps
-from mob_training.comparison.significance import LEVEL, PairedTest, holm, paired_tests
+from mob_training.comparison.significance import LEVEL, PairedTest, crossed_interval, holm, of_backbones, paired_tests
 from mob_training.comparison.tables import BETTER, RESAMPLES, WORSE, Cell, Table, interval, with_best
 from mob_training.evaluation.score_files import Run, read_runs, write_content, write_runs
 from mob_training.evaluation.scoreboard import BY_LABEL, DICE, ECE, ENDPOINTS, GROUPS, NLL, POOLED, Metric
 from MoBUncertaintyLib.base.errors import SettingsError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
@@ -62,6 +66,8 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None)
         table.write(output / "effects")
         figures.draw_forest(judged, output / "effects.png")
         page += [f"## {table.title}\n", table.markdown(), "![Effects with 95 % intervals](effects.png)\n"]
+    if (table := coverage(runs)).rows:
+        page += [f"## {table.title}\n", table.markdown()]
     for dataset in datasets(runs):
         page += [f"## {dataset}: figures\n", *_draw(dataset, runs, output)]
     path = output / "comparison.md"
@@ -219,6 +225,24 @@ def effects(tests: Sequence[PairedTest]) -> Table:
         rows.append((test.model, (test.dataset, metric.header, shown, wins, _p(test.p), _p(p))))
     title = f"Difference to {', '.join(dict.fromkeys(test.reference for test in tests))}, in brackets 95 %"
     return Table(title, "Model", ("Data set", "Score", "Difference", "Better in", "p", "p (Holm)"), tuple(rows))
+
+
+def coverage(runs: Sequence[Run]) -> Table:
+    """Tabulate how often a volume lies in the intervals of samples, in %, over the subjects; neither is better."""
+    levels, rows = (50, 80, 90), []
+    for dataset in datasets(runs):
+        own = [run for run in runs if run.dataset == dataset and not run.sweep]
+        for model, group in by_model(own).items():
+            held = [of_backbones(group, f"joint.volume.covered_{level}") for level in levels]
+            if all(table.size for table in held):
+                rows.append((model, (dataset, *map(_rate, held))))
+    title = "How often intervals of volumes hold, in %; in brackets 95 % of other subjects and trainings"
+    return Table(title, "Model", ("Data set", *(f"of {level} %" for level in levels)), tuple(rows))
+
+
+def _rate(held: pd.DataFrame) -> str:
+    low, high = crossed_interval(held.to_numpy())
+    return f"{100 * held.mean().mean():.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _interval(test: PairedTest) -> str:

@@ -139,6 +139,15 @@ def crossed_interval(differences: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def of_backbones(runs: Sequence[Run], key: str) -> pd.DataFrame:
+    """Average a score over the heads on each backbone and the cases of each subject, (backbones, subjects)."""
+    rows = {}
+    for backbone in dict.fromkeys(run.backbone for run in runs):
+        heads = [run for run in runs if run.backbone == backbone]
+        rows[backbone] = over_subjects(heads, over_seeds(heads, key).dropna())
+    return pd.DataFrame(rows).T.dropna(how="all")
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Apply Holm's step-down correction: p_(i) times the hypotheses not yet rejected, monotone, at most 1."""
     order = np.argsort(p, kind="stable")
