@@ -307,10 +307,10 @@ class Preprocessor:
             x /= max(of_cases["std"], 1e-8)
         elif scheme == "ZScoreNormalization":
             values = x[inside]
-            x[inside] = (values - values.mean()) / max(values.std(), 1e-8)
+            x[inside] = (values - values.mean()) / max(float(values.std()), 1e-8)
         elif scheme == "RescaleTo01Normalization":
             x -= x.min()
-            x /= max(x.max(), 1e-8)
+            x /= max(float(x.max()), 1e-8)
         return x
 
 

@@ -326,7 +326,9 @@ class TestOtherThreshold:
         kept = review.region("1")
         regions = find_regions(review.current(), replace(kept.found.settings, minimum_mm3=1.0, depth_mm=0.0))
         review.update_regions(regions)
-        assert review.region("1").found == kept.found
+        before, now = kept.found, review.region("1").found
+        assert now.mask is before.mask
+        assert (now.region, now.settings, now.clicks) == (before.region, before.settings, before.clicks)
         assert review.clicks[0].region_id == "1"
         new = [each for each in review.regions if each.region_id not in "12"]
         assert new
@@ -340,7 +342,9 @@ class TestOtherThreshold:
         review.update_regions(find_regions(review.current(), replace(review.settings, minimum_mm3=1.0, depth_mm=0.0)))
         new = next(each for each in review.regions if each.region_id not in "12")
         assert not new.resolved
-        assert follow(new, review.clicks, review.refiner) == new
+        followed = follow(new, review.clicks, review.refiner)
+        assert (followed.region, followed.box, followed.resolved) == (new.region, new.box, False)
+        assert np.array_equal(followed.mask, new.mask)
 
 
 class TestSeveralLabels:
