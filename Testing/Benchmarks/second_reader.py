@@ -92,7 +92,7 @@ OWN, SETS = "our own", ("errors", "network", "raters")
 Mask = np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contour:
     """A clinician's contour of a label, and another patient's, to put errors into; masks (z, y, x), spacing in mm."""
 

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope, correlation
 
 
-@dataclass
+@dataclass(eq=False)
 class Contrast:
     """The Gaussian of a label's contrast with the other classes at N voxels, and the truth.
 

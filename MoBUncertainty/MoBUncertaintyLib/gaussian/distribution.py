@@ -95,7 +95,7 @@ class Loading(ABC):
         return namespace(z).einsum("bcr...,kbr...->kbc...", self.dense(), z)
 
 
-@dataclass
+@dataclass(eq=False)
 class DenseLoading(Loading):
     """The low-rank model's predicted P(x) (Eq. 3). values: (B, C, R, *S)."""
 
@@ -108,7 +108,7 @@ class DenseLoading(Loading):
         return DenseLoading(_line(self.values, mask))
 
 
-@dataclass
+@dataclass(eq=False)
 class BasisLoading(Loading):
     """L_n = B_m diag(a_n): one of M learned bases, chosen per partition cell, scaled per voxel (Eqs. 4 and 7).
 
@@ -168,7 +168,7 @@ class BasisLoading(Loading):
         return (every * spread[None, :, :, None]).sum(2)
 
 
-@dataclass
+@dataclass(eq=False)
 class LogitGaussian:
     """A Gaussian over the logits of a tile.
 

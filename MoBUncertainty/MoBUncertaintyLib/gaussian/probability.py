@@ -23,7 +23,7 @@ PIECE = 2**18
 """Voxels of the closed form at once by torch on a CPU: few enough for its cache, and many for each method."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Moments:
     """E[p] and Var[p] of the foreground classes, each (B, C - 1, *S).
 

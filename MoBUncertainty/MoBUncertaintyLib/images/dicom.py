@@ -52,7 +52,7 @@ class Series:
     files: list[Path] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Slice:
     modality: str
     frame: str  # UID of the frame of reference, in which places can be compared

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.predictor import Predictor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """A sample of the logits of a whole image, after the softmax.
 

@@ -143,7 +143,7 @@ class Frame:
         return tuple(box)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """An image as the network sees it, with the way back to the image's own grid.
 

@@ -54,7 +54,7 @@ OPERATORS = frozenset(f"{opset}.{name}" for opset, names in _OPSETS.items() for 
 """What graphs are made of, by OpenVINO's set that first had it as it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """The graph of a fold."""
 

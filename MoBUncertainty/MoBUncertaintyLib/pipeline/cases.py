@@ -24,6 +24,7 @@ from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.suitability import unsuitable
 from MoBUncertaintyLib.measurements.distribution import Measured
+from MoBUncertaintyLib.measurements.measurement import Values, read_wanted
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.listing import loaded
@@ -300,7 +301,7 @@ def _with_regions(
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a case measures.
+    """What was measured in a case.
 
     Attributes:
         measured: In the order wanted.
@@ -331,10 +332,12 @@ def measure_case(
     ranking, values = (rank_by,) if rank_by else (), _values(case, dose)
 
     def part(number: int) -> ProgressCallback | None:
+        """Report the samples of one of the rounds: those that are measured, and those that rank."""
+
         def report(step: Progress) -> None:
             assert progress is not None
-            whole = (1 + len(ranking)) * step.total
-            progress(replace(step, done=step.done + number * step.total, total=whole))
+            rounds = 1 + len(ranking)
+            progress(replace(step, done=step.done + number * step.total, total=rounds * step.total))
 
         return progress and report
 
@@ -344,12 +347,13 @@ def measure_case(
 
 
 def _uncovered(prediction: Prediction, wanted: Sequence[str], dose: np.ndarray | None) -> list[str]:
-    """Warn of labels in which something is measured, and which a dose does not cover."""
+    """Warn of labels in which a dose is measured, and which it does not cover."""
     if dose is None:
         return []
-    named = {name for text in wanted for name in text.split(":")[1:]}
-    labels = [label for label in prediction.labels if label.name in named]
-    beyond = [label.name for label in labels if np.isnan(dose[label.mask(prediction.segmentation)]).any()]
+    named = read_wanted(wanted, [label.name for label in prediction.labels], tuple(Values))
+    dosed = {label for one in named if one.measurement.of is Values.DOSE for label in one.labels}
+    masks = {label.name: label.mask(prediction.segmentation) for label in prediction.labels if label.name in dosed}
+    beyond = [name for name, mask in masks.items() if np.isnan(dose[mask]).any()]
     return [f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts."] if beyond else []
 
 

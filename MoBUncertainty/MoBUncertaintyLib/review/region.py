@@ -47,7 +47,7 @@ class Verdict(StrEnum):
     """The reader has drawn what is organ there."""
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value
+@dataclass(frozen=True, eq=False)
 class Found:
     """A region as it was found: its description, the mask that fills its box, how it was found, the clicks then."""
 
@@ -57,7 +57,7 @@ class Found:
     clicks: tuple[Click, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value
+@dataclass(frozen=True, eq=False)
 class ReviewRegion:
     """A region and what the reader said about it.
 

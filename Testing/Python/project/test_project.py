@@ -42,6 +42,20 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+def test_dataclasses_that_hold_arrays_compare_by_identity():
+    """An array has no single truth value: equality would raise, or not, by the version of Python."""
+    compared = []
+    for path in (*CORE.rglob("*.py"), *TRAINING.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                made = [ast.unparse(each) for each in node.decorator_list]
+                types = [ast.unparse(each.annotation) for each in node.body if isinstance(each, ast.AnnAssign)]
+                equal = any(each.startswith("dataclass") and "eq=False" not in each for each in made)
+                if equal and any(re.search(r"\b(ndarray|Tensor|Array)\b", each) for each in types):
+                    compared.append(f"{name(path)}: {node.name}")
+    assert not compared
+
+
 def test_installed_version_is_the_one_the_code_states() -> None:
     assert importlib.metadata.version("mob-uncertainty") == MoBUncertaintyLib.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", MoBUncertaintyLib.__version__)

@@ -30,7 +30,7 @@ HU = {  # per tissue, in each phase
 GAS = -950.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """Something to paint: its signed distance (mm, (z, y, x)), its HU, and TotalSegmentator's name if it has one."""
 
@@ -39,7 +39,7 @@ class Part:
     label: str | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Scene:
     """The abdomen's parts, in order of precedence and separated by a little fat.
 

@@ -35,7 +35,7 @@ NEIGHBOURS = (  # where along the pancreas (0 head, 1 tail), which way (RAS), wh
 META = "image_id age gender institute study_type split manufacturer scanner_model kvp pathology pathology_location"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """One place where the pancreas' boundary cannot be seen.
 

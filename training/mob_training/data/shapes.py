@@ -75,7 +75,7 @@ def ellipsoid(points: FloatArray, centre: tuple[float, ...], radii: tuple[float,
     return k * (k - 1) / np.maximum(np.sqrt(gradient), 1e-6)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tube:
     """A tube along a smooth curve: points of its axis, (n, 3), RAS mm, dense, and its radius in mm at each, (n,)."""
 

@@ -19,6 +19,7 @@ from MoBUncertaintyLib.gaussian.partitions import cell_means, spread_cells
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.preprocessing import Case
 from MoBUncertaintyLib.inference.sliding_window import padded_to
+from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.regions.prediction import Precision
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ USED = 0.05
 """A basis is used if at least this fraction of the cells that the outlines meet has it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CaseBases:
     """The bases of a case, on the network's grid; 0 outside of the tile.
 
@@ -64,6 +65,8 @@ class CaseBases:
 @torch.no_grad()
 def case_bases(predictor: Predictor, image: sitk.Image, truth: np.ndarray) -> CaseBases | None:
     """Examine the bases of the first fold near the organs of a label map (z, y, x); None if the model has no bases."""
+    if predictor.model.card.covariance.kind not in (Covariance.SINGLE_BASIS, Covariance.MIXTURE_OF_BASES):
+        return None
     case, tile = predictor.prepare(check_image(image)[0]), predictor.model.tile
     padded, inside = padded_to(case.data, tile)
     true = np.zeros(padded.shape[1:], np.uint8)
@@ -72,8 +75,7 @@ def case_bases(predictor: Predictor, image: sitk.Image, truth: np.ndarray) -> Ca
     engine = predictor.pytorch()
     engine.load(predictor.folds[0], predictor.placement.network, Precision(predictor.settings.precision))
     gaussian = engine.gaussian(engine.run(engine.uploaded(padded[(slice(None), *box)][None])))
-    if not isinstance(gaussian.loading, BasisLoading):
-        return None
+    assert isinstance(gaussian.loading, BasisLoading)
     outline = np.zeros(true.shape, bool)
     for label in predictor.model.card.labels:
         outline |= (true == label.value) & ~binary_erosion(true == label.value)
@@ -90,15 +92,16 @@ def used_bases(cells: np.ndarray) -> int:
 
 def _box_about(organ: np.ndarray, tile: tuple[int, ...]) -> Box:
     """Place a tile with the organ in its middle, within the volume."""
-    found = bounding_box(shadows(organ)) if organ.any() else whole(organ.shape)
-    middles = [(part.start + part.stop) // 2 for part in found]
-    starts = [
-        min(max(middle - n // 2, 0), size - n) for middle, n, size in zip(middles, tile, organ.shape, strict=True)
-    ]
-    return tuple(slice(start, start + n) for start, n in zip(starts, tile, strict=True))
+    extent = bounding_box(shadows(organ)) if organ.any() else whole(organ.shape)
+    box = []
+    for part, n, size in zip(extent, tile, organ.shape, strict=True):
+        start = min(max((part.start + part.stop - n) // 2, 0), size - n)
+        box.append(slice(start, start + n))
+    return tuple(box)
 
 
 def _share(gaussian: LogitGaussian, loading: BasisLoading) -> np.ndarray:
+    """Compute the `share` of each voxel of a tile."""
     shares, deviation = [], gaussian.variance().sqrt()
     for label in range(1, gaussian.num_classes):
         weights = against_rest(gaussian.mean, label)[1]
@@ -108,6 +111,7 @@ def _share(gaussian: LogitGaussian, loading: BasisLoading) -> np.ndarray:
 
 
 def _choice(loading: BasisLoading, outline: np.ndarray) -> tuple[np.ndarray | int, np.ndarray]:
+    """Return `chosen` and `cells` of a tile."""
     if loading.choice is None:
         return 1, np.array([int(outline.any())])
     choice = loading.choice.cpu()

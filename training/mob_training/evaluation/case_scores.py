@@ -35,7 +35,7 @@ PLACES = ("volume", "box")
 NOTHING = Calibration.of(np.zeros(0), np.zeros(0, bool))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScoredCase:
     """A prediction and the truth, a label map (z, y, x) on its grid."""
 
@@ -65,7 +65,7 @@ class ScoredCase:
         return {"volume": (slice(None),) * 3, "box": bounding_box(shadows(mask), margin) if mask.any() else None}
 
 
-@dataclass
+@dataclass(eq=False)
 class PlaceSums:
     """Sums over the voxels of one place, from which its scores are computed; sums of several cases add up.
 

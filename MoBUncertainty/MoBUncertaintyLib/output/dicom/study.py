@@ -39,7 +39,7 @@ _ANGLE = 1e-3  # of a direction cosine
 _LONGEST = 64  # characters of DICOM's long strings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DicomSeries:
     """The slices of one series, and where a volume's voxels go in them."""
 
@@ -79,7 +79,7 @@ class CodedLabel:
         return cls(label.value, line(label.name), label.colour, *kinds, str(uid))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """A case as its DICOM objects have it."""
 

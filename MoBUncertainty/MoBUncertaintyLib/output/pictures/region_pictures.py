@@ -33,7 +33,7 @@ _BACKGROUND_MARK = (20, 20, 20)
 _RIMMED: dict[str, Any] = {"anchor": "mm", "stroke_width": 2, "stroke_fill": "black"}  # letters with a dark rim
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outline:
     """A line around a part of the volume."""
 

@@ -19,7 +19,7 @@ def negative_log_likelihood(probability: np.ndarray) -> float:
     return float(-np.log(np.clip(np.asarray(probability, np.float64), CLIP, 1 - CLIP)).sum())
 
 
-@dataclass
+@dataclass(eq=False)
 class Calibration:
     """Sums from which calibration is computed; those of several cases add up (`+`), so no volume is kept.
 

@@ -12,7 +12,7 @@ from mob_training.evaluation.metrics.calibration import BINS
 MAX_VALUES = 2**22
 
 
-@dataclass
+@dataclass(eq=False)
 class ErrorRanking:
     """Counts of right and wrong voxels for each uncertainty. Rankings of cases add up, voxels are not kept.
 

@@ -156,7 +156,7 @@ def _around(voxel: Voxel, margin_mm: float, case: ReadCase) -> tuple[Box, np.nda
     return box, np.asarray(sum(np.square(axis * step) for axis, step in zip(np.ix_(*axes), spacing, strict=True)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Corrected:
     """The probability of background and labels, (C, *shape), and the most probable label of each voxel."""
 
