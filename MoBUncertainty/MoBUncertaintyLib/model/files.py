@@ -197,6 +197,6 @@ def _trained_in(path: Path) -> Path:
             f"{path} is an nnU-Net training folder without {' and '.join(lacking)}; copy the complete folder."
         )
     raise ModelError(
-        f"{path} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
+        f"{path.absolute()} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
         "or a training folder of nnU-Net."
     )

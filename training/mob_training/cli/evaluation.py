@@ -70,7 +70,7 @@ def evaluate(
     from mob_training.evaluation.held_out import evaluate as run
     from mob_training.evaluation.intervals import calibration_of
     from mob_training.evaluation.readers.study import study_readers
-    from mob_training.evaluation.score_files import card_scores, make_folder, read_runs, write_json, write_runs
+    from mob_training.evaluation.score_files import card_scores, check_folder, read_runs, write_json, write_runs
     from MoBUncertaintyLib.base.schema import to_json
     from MoBUncertaintyLib.measurements.conformal import TooFewCasesError
     from MoBUncertaintyLib.model.region_settings import read_stated
@@ -82,7 +82,7 @@ def evaluate(
         raise SettingsError(f"--provenance is not JSON: {error}.") from None
     evaluation = Evaluation(name, read_stated(region or ()), raters, joint, part, tuple(measure or ()), doses)
     settings = PredictionSettings(device=device, tiling=tiling)
-    make_folder(output)
+    check_folder(output)
     if clicks is not None:
         scores, fitted = study_readers(model, dataset, evaluation, settings, fitting=clicks)
         write_runs([scores], output)

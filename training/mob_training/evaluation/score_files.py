@@ -199,15 +199,15 @@ def rounded(scores: Any) -> Any:
     return json.loads(json.dumps(scores), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and check that it can be written to, before a long computation.
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be written, or made, before a long computation; make nothing.
 
     Raises:
-        OutputError: It cannot be written to.
+        OutputError: It cannot be written.
     """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
+        TemporaryFile(dir=existing).close()
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
 
