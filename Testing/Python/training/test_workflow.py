@@ -195,8 +195,9 @@ def test_evaluate_sees_that_it_can_write_before_it_computes(tmp_path):
 
 
 def test_evaluate_leaves_no_folder_where_it_fails(tmp_path):
-    done = CliRunner().invoke(cli.app, ["evaluate", "no model", "no data", "--output", str(tmp_path / "new" / "scores")])
-    assert done.exit_code and not (tmp_path / "new").exists()
+    place = tmp_path / "new" / "scores"
+    done = CliRunner().invoke(cli.app, ["evaluate", "no model", "no data", "--output", str(place)])
+    assert isinstance(done.exception, SettingsError) and not place.parent.exists()
 
 
 def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
