@@ -120,6 +120,13 @@ def test_a_folder_of_data_may_have_a_space_in_its_name(tmp_path):
     assert re.search(f"totalsegmentator --organ pancreas .* '{tmp_path}/my cts' --name", printed)
 
 
+def test_what_is_joint_is_scored_unless_the_config_says_no(tmp_path):
+    for folder, joint in (("default", {}), ("no", {"joint": False})):
+        (tmp_path / folder).mkdir()
+        printed = dry_run(written(tmp_path / folder, small(**joint)), tmp_path / folder / "w", "--printshellcmds")
+        assert ("--no-joint" in printed) == bool(joint) and "mob_training.cli evaluate" in printed
+
+
 def test_another_date_of_the_data_is_no_reason_to_train_anew(tmp_path):
     config = written(tmp_path, small(phantom=None, data=str(tmp_path / "cts")))
     converted = f"data/raw/{raw_folder_name(small(), 'Pancreas')}"
