@@ -1,10 +1,11 @@
 """Paired tests between models: what is paired, how p is corrected, which way a mark points."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mob_training.comparison.compare import coverage, tables
-from mob_training.comparison.significance import crossed_interval, holm, paired_tests, signed_rank
+from mob_training.comparison.significance import bootstrap_interval, holm, paired_tests, signed_rank
 from mob_training.comparison.tables import BETTER, WORSE
 from mob_training.evaluation.score_files import CONTROL
 from mob_training.evaluation.scoreboard import DICE, NLL
@@ -127,7 +128,7 @@ def test_heads_on_one_backbone_are_one_witness():
 
 
 def test_coverage_is_over_subjects_and_backbones():
-    """Two cases of one subject count as one; heads on a backbone are averaged before backbones are drawn."""
+    """Two cases of one subject count as one; the heads on a backbone weigh as those on another."""
     scores = {f"joint__volume__covered_{level}": [1.0, 0.0, 1.0, 1.0] for level in (50, 80, 90)}
     runs = [fake_run("Diagonal", seed, **scores) for seed in (0, 1, 2)]
     for run, backbone in zip(runs, (0, 0, 1), strict=True):
@@ -166,13 +167,32 @@ def test_folds_of_a_cross_validation_are_one_data_set():
 
 def test_interval_is_of_other_subjects_and_other_backbones():
     of_subjects = np.random.default_rng(0).normal(1, 2, 400)
-    low, high = crossed_interval(of_subjects[None])
     middle, half = of_subjects.mean(), 1.96 * of_subjects.std() / 20
-    assert (low, high) == pytest.approx((middle - half, middle + half), abs=0.05)
-    low, high = crossed_interval(np.repeat([[-3.0], [0.0], [3.0]], 400, axis=1))
-    assert (low, high) == (-3, 3)
-    folds = np.where(np.arange(70) % 5 == np.arange(5)[:, None], 2.0, np.nan)
-    assert crossed_interval(folds) == (2, 2)
+    ends = pytest.approx((middle - half, middle + half), abs=0.05)
+    assert bootstrap_interval([pd.DataFrame([of_subjects])]) == ends
+    shifted = bootstrap_interval([pd.DataFrame([of_subjects + 3])], [pd.DataFrame([np.full(400, 3.0)])])
+    assert shifted == ends
+    assert bootstrap_interval([pd.DataFrame([[mean] * 400]) for mean in (-3.0, 0.0, 3.0)]) == (-3, 3)
+
+
+def test_interval_is_of_other_heads_on_the_backbones():
+    """Subjects and backbones are alike; the heads, one of which is missing, are not."""
+    heads = [pd.DataFrame(np.repeat([[0.0], [1.0], [5.0]], 4, axis=1)), pd.DataFrame([[2.0] * 4, [2.0] * 4])]
+    low, high = bootstrap_interval(heads)
+    assert (low, high) == (pytest.approx(1, abs=0.4), pytest.approx(3.5, abs=0.4))
+    assert bootstrap_interval(heads, heads[::-1])[0] < low - 2
+    assert bootstrap_interval([head.mean().to_frame().T for head in heads]) == (2, 2)
+
+
+def test_interval_of_a_cross_validation_draws_folds_and_subjects_within():
+    """A fold that is drawn twice counts twice: with one fold far off the mean of five steps by a fifth of it."""
+    folds = [pd.DataFrame([[mean] * 14], columns=range(14 * n, 14 * n + 14)) for n, mean in enumerate([0, 0, 0, 0, 5])]
+    assert bootstrap_interval(folds) == (0, 3)
+    spread = np.random.default_rng(0).normal(0, 1, 70)
+    folds = [pd.DataFrame([spread[14 * n :][:14]], columns=range(14 * n, 14 * n + 14)) for n in range(5)]
+    low, high = bootstrap_interval(folds)
+    assert 1.96 / 70**0.5 < high - spread.mean() < 1.5 * 1.96 / 70**0.5
+    assert low < spread.mean() - 1.96 / 70**0.5
 
 
 def test_a_reference_with_a_score_of_its_own_is_tested_by_it():

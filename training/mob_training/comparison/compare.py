@@ -8,19 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from mob_training.comparison import figures
 from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, over_seeds, over_subjects, sweeps
-from mob_training.comparison.significance import LEVEL, PairedTest, crossed_interval, holm, of_backbones, paired_tests
+from mob_training.comparison.significance import LEVEL, PairedTest, bootstrap_interval, by_backbone, holm, paired_tests
 from mob_training.comparison.tables import BETTER, RESAMPLES, WORSE, Cell, Table, interval, with_best
 from mob_training.evaluation.score_files import Run, read_runs, write_content, write_runs
 from mob_training.evaluation.scoreboard import BY_LABEL, DICE, ECE, ENDPOINTS, GROUPS, NLL, POOLED, Metric
 from MoBUncertaintyLib.base.errors import SettingsError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
@@ -233,16 +231,17 @@ def coverage(runs: Sequence[Run]) -> Table:
     for dataset in datasets(runs):
         own = [run for run in runs if run.dataset == dataset and not run.sweep]
         for model, group in by_model(own).items():
-            held = [of_backbones(group, f"joint.volume.covered_{level}") for level in levels]
-            if all(table.size for table in held):
+            held = [by_backbone(group, f"joint.volume.covered_{level}") for level in levels]
+            if all(scores.size for tables in held for scores in tables):
                 rows.append((model, (dataset, *map(_rate, held))))
     title = "How often intervals of volumes hold, in %; in brackets 95 % of other subjects and trainings"
     return Table(title, "Model", ("Data set", *(f"of {level} %" for level in levels)), tuple(rows))
 
 
-def _rate(held: pd.DataFrame) -> str:
-    low, high = crossed_interval(held.to_numpy())
-    return f"{100 * held.mean().mean():.0f} ({100 * low:.0f} to {100 * high:.0f})"
+def _rate(held: Sequence[pd.DataFrame]) -> str:
+    low, high = bootstrap_interval(held)
+    mean = pd.DataFrame([scores.mean() for scores in held]).mean().mean()
+    return f"{100 * mean:.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _interval(test: PairedTest) -> str:

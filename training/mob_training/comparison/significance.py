@@ -25,7 +25,7 @@ class PairedTest:
 
     Attributes:
         differences: Model minus reference for each subject, averaged over its cases and the backbones.
-        interval: 95 % of the mean difference (`crossed_interval`).
+        interval: 95 % of the mean difference (`bootstrap_interval`).
         of_seeds: Mean difference of each backbone's seed that both have, averaged over the heads on it.
         p: Two-sided Wilcoxon signed-rank test; 1 where no subject differs.
         corrected: Holm's, over the models of this data set and score.
@@ -103,10 +103,10 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
         for metric in (metric for _, metrics in GROUPS.values() for metric in metrics if metric.tested):
             family = []
             for model in (name for name in groups if name != base):
-                table = _differences(groups[model], groups[base], metric)
-                if table.size:
+                if pairs := _paired(groups[model], groups[base], metric):
+                    table = pd.DataFrame([ours.mean() - theirs.mean() for ours, theirs in pairs])
                     differences, of_seeds = tuple(table.mean()), tuple(table.mean(axis=1))
-                    interval, p = crossed_interval(table.to_numpy()), signed_rank(differences)
+                    interval, p = bootstrap_interval(*zip(*pairs, strict=True)), signed_rank(differences)
                     family.append(PairedTest(dataset, metric, model, base, differences, interval, of_seeds, p))
             corrected = holm([test.p for test in family])
             tests += [replace(test, corrected=p) for test, p in zip(family, corrected, strict=True)]
@@ -125,27 +125,60 @@ def signed_rank_sum(differences: Sequence[float]) -> float:
     return float(np.sign(nonzero) @ rankdata(np.abs(nonzero))) if nonzero.size else 0.0
 
 
-def crossed_interval(differences: np.ndarray) -> tuple[float, float]:
-    """Compute the 95 % interval of the mean of differences (backbones, subjects), NaN where one has none.
+def bootstrap_interval(ours: Sequence[pd.DataFrame], theirs: Sequence[pd.DataFrame] = ()) -> tuple[float, float]:
+    """Compute the 95 % interval of a mean, less that of `theirs` if any, over other subjects and other trainings.
 
-    Backbones and subjects are drawn with replacement, each by itself, so that the interval is of other subjects and of
-    other trainings (the pigeonhole bootstrap; Owen 2007, Annals of Applied Statistics 1). With three backbones their
-    part of the variance is a third too small, with one the interval is of other subjects alone.
+    Both hold the scores on each backbone, (heads, subjects), as `by_backbone` returns them. Drawn with replacement are
+    backbones, heads on each that is drawn, and subjects: for all backbones alike (the pigeonhole bootstrap; Owen 2007,
+    Annals of Applied Statistics 1), or within each where no subject has two, as in a cross-validation.
+
+    Backbones that differ by much more than their heads make it too narrow: in simulations five held in 86 % then, three
+    in 83 %, else 92 to 98 %. One backbone gives the interval over other subjects and other heads on it.
     """
     generator = np.random.default_rng(0)
-    rows, columns = (generator.integers(count, size=(RESAMPLES, count)) for count in differences.shape)
-    drawn = np.ma.masked_invalid(differences[rows[:, :, None], columns[:, None]])
+    chosen = generator.integers(len(ours), size=(RESAMPLES, len(ours)))
+    subjects = pd.concat(ours).columns
+    own = [np.flatnonzero(subjects.isin(scores.columns)) for scores in ours]
+    if len(ours) > 1 and sum(map(len, own)) == len(subjects):
+        places = pd.DataFrame(own).fillna(-1).to_numpy(int)
+        columns = places[chosen[..., None], _picks(np.array([*map(len, own)])[chosen], generator)]
+    else:
+        columns = generator.integers(len(subjects), size=(RESAMPLES, len(subjects)))[:, None]
+    drawn = _draw_heads(ours, subjects, chosen, columns, generator)
+    if theirs:
+        drawn = drawn - _draw_heads(theirs, subjects, chosen, columns, generator)
     low, high = np.percentile(drawn.mean(axis=1).mean(axis=1).compressed(), (2.5, 97.5))  # a subject counts once
     return float(low), float(high)
 
 
-def of_backbones(runs: Sequence[Run], key: str) -> pd.DataFrame:
-    """Average a score over the heads on each backbone and the cases of each subject, (backbones, subjects)."""
-    rows = {}
-    for backbone in dict.fromkeys(run.backbone for run in runs):
-        heads = [run for run in runs if run.backbone == backbone]
-        rows[backbone] = over_subjects(heads, over_seeds(heads, key).dropna())
-    return pd.DataFrame(rows).T.dropna(how="all")
+def _draw_heads(
+    scores: Sequence[pd.DataFrame],
+    subjects: pd.Index,
+    chosen: np.ndarray,
+    columns: np.ndarray,
+    generator: np.random.Generator,
+) -> np.ma.MaskedArray:
+    """Average heads drawn on the chosen backbones, at some columns of the subjects: (resamples, backbones, columns)."""
+    counts = np.array([*map(len, scores)])
+    padded = np.full((len(scores), counts.max() + 1, len(subjects) + 1), np.nan)  # the last head and subject, -1
+    for own, heads in zip(padded, scores, strict=True):
+        own[: len(heads), :-1] = heads.reindex(columns=subjects)
+    picked = _picks(counts[chosen], generator)
+    return np.ma.masked_invalid(padded[chosen[..., None, None], picked[..., None], columns[..., None, :]]).mean(axis=2)
+
+
+def _picks(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw from each 0 .. count - 1 as many with replacement, and -1 up to the largest count: (*counts, largest)."""
+    drawn = generator.random((*counts.shape, counts.max())) * counts[..., None]
+    return np.where(np.arange(counts.max()) < counts[..., None], drawn.astype(int), -1)
+
+
+def by_backbone(runs: Sequence[Run], key: str) -> list[pd.DataFrame]:
+    """Return the scores on each backbone, averaged over the cases of each subject, (heads, subjects)."""
+    return [
+        _of_heads([run for run in runs if run.backbone == backbone], key)
+        for backbone in dict.fromkeys(run.backbone for run in runs)
+    ]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -157,22 +190,28 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> pd.DataFrame:
-    """Compute ours minus theirs for each backbone that both have and each subject, averaged over its cases and heads.
+def _paired(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Return the scores of both on each backbone that both have, (heads, subjects), over the cases that both have.
 
     A run without a seed goes with every backbone. There are none where neither model has the score.
     """
     has = [any(run.per_case(metric.key) for run in runs) for runs in (ours, theirs)]
     if not any(has):
-        return pd.DataFrame()
+        return []
     own, other = (metric.key if scored else metric.against or metric.key for scored in has)
-    rows = {}
+    pairs = []
     for backbone in dict.fromkeys(run.backbone for run in (*ours, *theirs) if run.backbone is not None) or (None,):
         heads, others = ([run for run in runs if run.backbone in (backbone, None)] for runs in (ours, theirs))
         if heads and others:
-            differences = over_seeds(heads, own) - over_seeds(others, other)
-            rows[backbone] = over_subjects(heads, differences.dropna().sort_index())
-    return pd.DataFrame(rows).T.dropna(how="all")
+            cases = (over_seeds(heads, own) - over_seeds(others, other)).dropna().sort_index().index
+            pairs.append((_of_heads(heads, own, cases), _of_heads(others, other, cases)))
+    return [pair for pair in pairs if pair[0].size]
+
+
+def _of_heads(runs: Sequence[Run], key: str, cases: Sequence[str] | None = None) -> pd.DataFrame:
+    """Average a score over the cases of each subject, all or some, for each run: (heads, subjects)."""
+    scores = [pd.Series(run.per_case(key), cases, float) for run in runs]
+    return pd.DataFrame([over_subjects([run], own) for run, own in zip(runs, scores, strict=True)])
 
 
 def _check_same_cases(runs: Sequence[Run]) -> None:
