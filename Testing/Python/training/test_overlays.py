@@ -65,10 +65,10 @@ def held_out(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture
-def sheets(monkeypatch) -> list[tuple[list[Row], str, tuple[str, ...]]]:
+def sheets(monkeypatch) -> list[tuple[list[Row], str, tuple[str, ...], dict[str, tuple[int, int, int]]]]:
     """What is put on each sheet."""
     made, sheet = [], overlays._sheet
-    monkeypatch.setattr(overlays, "_sheet", lambda *parts: made.append(parts[:3]) or sheet(*parts))
+    monkeypatch.setattr(overlays, "_sheet", lambda *parts: made.append(parts[:4]) or sheet(*parts))
     return made
 
 
@@ -78,7 +78,7 @@ def test_case_is_drawn_where_the_first_model_errs_most(held_out, tmp_path, sheet
     paths = [model.path for model in held_out.models]
     assert write_picture(draw_case(held_out.dataset, "patient", paths, plane.name, settings=CPU), output) == output
     looks_like_a_picture(output, (1000, 1300), (600, 900))
-    (rows, title, titles), truth = sheets[0], sitk.GetArrayFromImage(held_out.truth)
+    (rows, title, titles, _), truth = sheets[0], sitk.GetArrayFromImage(held_out.truth)
     prediction = predict(held_out.image, held_out.models[0], CPU)
     wrong = prediction.segmentation != truth
     axis = 2 - plane.normal
@@ -99,8 +99,8 @@ def test_samples_take_the_place_of_the_maps(held_out, tmp_path, sheets):
     """A column each: they differ where the model has noise, and not where it has none."""
     noisy = tiny.make_model(tmp_path / "noisy", covariance=CovarianceSpec(rank=3, partitions=2))
     draw_case(held_out.dataset, "patient", [noisy.path, held_out.models[0].path], columns=Samples(2), settings=CPU)
-    rows, _, titles = sheets[0]
-    assert titles == ("truth and prediction", "sample 1", "sample 2")
+    rows, _, titles, lines = sheets[0]
+    assert (titles, list(lines)) == (("truth and prediction", "sample 1", "sample 2"), ["truth", "sample"])
     alike = [np.array_equal(*map(np.asarray, row.pictures[1:])) for row in rows]
     assert alike == [False, True]
 
@@ -109,8 +109,11 @@ def test_bases_take_the_place_of_the_maps(held_out, sheets):
     """None of a model without any; and the fraction of the variance is not the same everywhere."""
     paths = [model.path for model in held_out.models]
     draw_case(held_out.dataset, "patient", paths, columns=Bases(), settings=CPU)
-    rows, _, titles = sheets[0]
+    rows, _, titles, lines = sheets[0]
     assert titles == ("truth and prediction", "variance that bases carry", "basis")
+    assert list(lines) == ["truth", "prediction", "basis 1", "basis 2", "basis 3"]
+    outlined = {tuple(pixel) for pixel in np.asarray(rows[1].pictures[2].convert("RGB")).reshape(-1, 3)}
+    assert outlined & {lines[f"basis {n}"] for n in (1, 2, 3)}
     assert [len(row.pictures) for row in rows] == [1, 3]
     share = np.asarray(rows[1].pictures[1].convert("RGB")).reshape(-1, 3)
     assert len(np.unique(share[np.ptp(share.astype(int), axis=1) > 40], axis=0)) > 5

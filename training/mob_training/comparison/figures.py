@@ -199,27 +199,29 @@ def draw_forest(tests: Sequence[PairedTest], path: Path) -> None:
             axes.errorbar(mean, place, xerr=beyond, color=_LOOKS[0][0], marker="D", markersize=5, capsize=3)
             single = metric.factor * np.array(test.of_seeds)
             axes.plot(single, [place] * len(single), linestyle="", marker="o", markersize=4, **_PALE)
-        _show_small(axes, metric.factor * np.array([test.interval for test in own]))
+        compressed = _show_small(axes, metric.factor * np.array([test.interval for test in own]))
         axes.axvline(0, **_GUIDE)
-        axes.set_xlabel(metric.header)
+        axes.set_xlabel(metric.header + "\n(compressed scale)" * compressed)
         _tidy(axes)
     figure.axes[0].set_yticks(range(len(rows)), rows)
     figure.axes[0].invert_yaxis()
     references = ", ".join(dict.fromkeys(test.reference for test in tests))
-    figure.suptitle(f"Difference to {references}, 95 % of other subjects and trainings", fontsize=10)
+    title = f"Difference to {references}, with 95 % intervals over other subjects and trainings; pale: single backbones"
+    figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
 
-def _show_small(axes: Axes, intervals: np.ndarray) -> None:
+def _show_small(axes: Axes, intervals: np.ndarray) -> bool:
     """Compress the scale beyond the narrowest of some intervals, (n, 2), where the largest would hide it."""
     narrow, largest = np.ptp(intervals, axis=1).min(), np.abs(intervals).max()
     if not 0 < COMPRESSED * narrow < largest:
-        return
+        return False
     axes.set_xscale("asinh", linear_width=narrow)
     decades = 10.0 ** np.arange(np.ceil(np.log10(narrow)), np.log10(largest) + 1)
     ticks = [tick for tick in (*-decades, 0, *decades) if intervals.min() <= tick <= max(0, intervals.max())]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
+    return True
 
 
 def draw_readers(runs: Sequence[Run], path: Path) -> None:

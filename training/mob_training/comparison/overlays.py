@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from MoBUncertaintyLib.base.geometry import bounding_box, shadows, whole
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel, extent
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("probability of foreground", "predictive variance")
 TRUTH, PREDICTED = (70, 235, 110), (255, 255, 255)
+OF_BASES = ((230, 159, 0), (86, 180, 233), (240, 110, 190), (240, 228, 66), (213, 94, 0))
+"""Colours of bases, again from the first after the last; fit for the colour-blind (Okabe and Ito)."""
 SURE = 0.05
 """Probability from which the map of it shows; bases are shown where it is as far from 1, too."""
 
@@ -92,8 +94,12 @@ class Columns:
         """Return what stands above each column."""
         return COLUMNS
 
+    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, tuple[int, int, int]]:
+        """Name what is outlined, by any of the models' covariances, with its colour."""
+        return {"truth": TRUTH, "prediction": PREDICTED}
+
     def colours(self, scale: Scale) -> str:
-        """Say what colours mean; empty if no column has any."""
+        """Say what the colours of heat maps mean; empty if no column has any."""
         return f"colours: probability {SURE:g} to 1, variance {' to '.join(scale.heat_ends)}"
 
     def draw(self, view: View, predictor: Predictor, image: sitk.Image, case: ScoredCase) -> list[Image.Image]:
@@ -114,11 +120,18 @@ class Samples(Columns):
     def titles(self) -> tuple[str, ...]:
         return tuple(f"sample {n}" for n in range(1, self.count + 1))
 
+    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, tuple[int, int, int]]:
+        return {"truth": TRUTH, "sample": PREDICTED}
+
     def colours(self, scale: Scale) -> str:
         return ""
 
     def draw(self, view: View, predictor: Predictor, image: sitk.Image, case: ScoredCase) -> list[Image.Image]:
         return [view.outlined(case.truth, drawn) for drawn in draw_volumes(predictor, image, self.count)]
+
+
+def _basis_colour(number: int) -> tuple[int, int, int]:
+    return OF_BASES[(number - 1) % len(OF_BASES)]
 
 
 class Bases(Columns):
@@ -127,8 +140,13 @@ class Bases(Columns):
     def titles(self) -> tuple[str, ...]:
         return "variance that bases carry", "basis"
 
+    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, tuple[int, int, int]]:
+        mixtures = [each.bases for each in covariances if each.kind is Covariance.MIXTURE_OF_BASES]
+        count = max(mixtures, default=1)
+        return super().lines(covariances) | {f"basis {n}": _basis_colour(n) for n in range(1, count + 1)}
+
     def colours(self, scale: Scale) -> str:
-        return "colours: 0 to 100 % of the variance; a colour for each basis"
+        return "colours: 0 to 100 % of the variance"
 
     def draw(self, view: View, predictor: Predictor, image: sitk.Image, case: ScoredCase) -> list[Image.Image]:
         bases = case_bases(predictor, image, case.truth)
@@ -136,8 +154,9 @@ class Bases(Columns):
             return []
         probability = case.prediction.probability.sum(axis=0)
         doubtful = np.minimum(probability, 1 - probability) > SURE
-        numbers = bases.in_image(bases.chosen) / len(bases.cells)
-        return [view.heated(each * doubtful, 1e-3, 1.0) for each in (bases.in_image(bases.share), numbers)]
+        share, chosen = (bases.in_image(values) * doubtful for values in (bases.share, bases.chosen))
+        cells = outlines_of(chosen[view.camera.box], view.camera, _basis_colour, 1.6)
+        return [view.heated(share, 1e-3, 1.0), draw_plane(view.camera, view.plane, view.scale, cells)]
 
 
 def draw_case(
@@ -163,9 +182,10 @@ def draw_case(
         some = ", ".join(list(files)[:5]) + (" and more" if len(files) > 5 else "")
         raise SettingsError(f"{dataset} has no held-out case {case!r}; choose one of its {len(files)}: {some}.")
     image, truth = read_image(files[case][0]).image, read_volume(files[case][1])
-    view, rows = None, []
+    view, rows, covariances = None, [], []
     for path in models:
         model = loaded(path)
+        covariances.append(model.card.covariance)
         check_labels(Path(dataset), model.card.labels)
         predictor = Predictor(model, settings)
         scored = ScoredCase.of(predictor.predict(image), truth)
@@ -178,7 +198,8 @@ def draw_case(
         rows.append(Row(described["model"], seed, float(np.mean(overlaps)), pictures))
     assert view is not None
     title = f"{case}, {PLANES[view.plane].title(view.camera.focus)}; grey: {view.scale.window}"
-    return _sheet(rows, title, ("truth and prediction", *columns.titles()), columns.colours(view.scale))
+    titles = ("truth and prediction", *columns.titles())
+    return _sheet(rows, title, titles, columns.lines(covariances), columns.colours(view.scale))
 
 
 def write_picture(picture: Image.Image, path: Path) -> Path:
@@ -204,7 +225,9 @@ def worst_place(case: ScoredCase, image: sitk.Image, plane: Plane) -> np.ndarray
     return central_voxel(np.moveaxis(slices, 0, 2 - int(np.abs(along).argmax())), case.prediction.grid.spacing)
 
 
-def _sheet(rows: Sequence[Row], title: str, titles: Sequence[str], colours: str) -> Image.Image:
+def _sheet(
+    rows: Sequence[Row], title: str, titles: Sequence[str], lines: Mapping[str, tuple[int, int, int]], colours: str
+) -> Image.Image:
     """Put the pictures of all rows on one sheet, and say what they are; a model without variance has none."""
     step, count = _SIDE + _GAP, Counter(row.name for row in rows)
     sheet = Image.new("RGB", (_NAMES + step * len(titles), _HEAD + step * len(rows) + _FOOT), "white")
@@ -223,7 +246,7 @@ def _sheet(rows: Sequence[Row], title: str, titles: Sequence[str], colours: str)
             else:
                 draw.text((_NAMES + column * step + _SIDE / 2, top + _SIDE / 2), "none", "#808080", font(14), "mm")
     left, line = float(_NAMES), sheet.height - _FOOT / 2
-    for words, colour in (("truth", TRUTH), ("prediction" if colours else "sample", PREDICTED)):
+    for words, colour in lines.items():
         draw.line((left, line, left + 30, line), fill="black", width=5)
         draw.line((left, line, left + 30, line), fill=colour, width=3)
         draw.text((left + 38, line), words, "black", font(14), anchor="lm")
