@@ -44,6 +44,22 @@ def test_commands_and_options_exist() -> None:
     assert checked >= 20
 
 
+def test_names_that_python_examples_import_exist() -> None:
+    """Examples of results cannot run in the tests, which have no such scores."""
+    imports = [
+        (document, module, name)
+        for document, text in DOCUMENTS.items()
+        for module, names in re.findall(
+            r"^ *from ((?:mob_training|MoBUncertaintyLib)\S*) import (.+)$", text, re.MULTILINE
+        )
+        for name in names.split(", ")
+    ]
+    assert len(imports) >= 5
+    for document, module, name in imports:
+        source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")  # Slicer's need Qt to run
+        assert re.search(rf"\b{name}\b", source), f"{document}: {module} has no {name}"
+
+
 def test_options_of_the_table_exist() -> None:
     named = set(re.findall(r"`(--[a-z-]+)", section(PAGES["command-line"], "Predict")))
     assert len(named) >= 12
