@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mob_training.evaluation.score_files import describe_run
 from mob_training.training import attachment
 from mob_training.training.attachment import attach_head, correlate_head, starting_length
 from mob_training.training.settings import Attachment, Files
@@ -57,6 +58,7 @@ def test_the_segmentation_stays_and_the_noise_is_local(
     assert card.covariance.shared_fraction == 0.25 and read == raw
     assert (card.covariance.kind, card.covariance.scope) == (Covariance.DIAGONAL, Scope.LOCAL)
     assert (card.name, card.licence, card.labels) == (model.card.name, model.card.licence, model.card.labels)
+    assert describe_run(made, raw)["model"] == "Diagonal (local)"
     assert card.training["covariance_head"] and not card.scores and made.digest != model.digest
     before, after = (
         Predictor(each, PredictionSettings(device="cpu", engine="torch", precision="float32")).predict(make_ct())

@@ -93,7 +93,8 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
     )
     weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)
     half = is_half(fitting_weights(planned_network(model), model, model.folds[0]))
-    return write_model(files.output, card, model.plans, model.dataset, weights, half)
+    name = f"{_planned_for(model)}-{spec.kind.value}-{spec.scope.value}"  # by which scores tell the heads of a network
+    return write_model(files.output, card, model.plans | {"plans_name": name}, model.dataset, weights, half)
 
 
 def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
@@ -139,6 +140,11 @@ def _count(raw: Path) -> int:
 
 def _results() -> Path:
     return Path(os.environ["nnUNet_results"]) / DATASET
+
+
+def _planned_for(model: Model) -> str:
+    """Return the name of a model's plans without the name of its fine-tuning."""
+    return str(model.plans.get("plans_name", "plans")).partition("-")[0]
 
 
 def _spacing(model: Model, plans: dict[str, Any]) -> Sequence[float]:
@@ -193,7 +199,7 @@ def _prepare(model: Model, files: Files, options: Attachment) -> tuple[dict[str,
         write_file(marker, lambda path: path.write_text(json.dumps(made_for) + "\n", encoding="utf-8"))
     elif read_record(marker) != made_for:
         raise SettingsError(f"{files.workspace} was not made for this model and these cases; give a new folder.")
-    plans = model.plans | {"dataset_name": DATASET, "plans_name": model.plans["plans_name"].partition("-")[0]}
+    plans = model.plans | {"dataset_name": DATASET, "plans_name": _planned_for(model)}
     raw, preprocessed = (Path(os.environ[f"nnUNet_{kind}"]) / DATASET for kind in ("raw", "preprocessed"))
     if _results().exists():
         return plans, raw
