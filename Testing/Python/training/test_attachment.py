@@ -93,6 +93,7 @@ def test_a_kept_head_says_the_same_of_each_voxel(tmp_path: Path, monkeypatch: py
     assert load_model(plain).card.covariance == replace(spec, shared_fraction=0.0) and read == raw
     assert (spec.scope, spec.learn_length, spec.shared_fraction) == (Scope.LOCAL, False, 0.25)
     assert spec.length_mm is not None and min(spec.length_mm) > 0
+    assert describe_run(made, raw)["model"] == "Mixture-of-Bases (local)"
     assert made.card == replace(model.card, covariance=spec, training=made.card.training, files=made.card.files)
     settings = PredictionSettings(device="cpu", engine="torch", precision="float32")
     before, after = (Predictor(each, settings).predict(make_ct((24, 24, 24))) for each in (model, made))

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mob_training.comparison.compare import coverage, tables
-from mob_training.comparison.significance import bootstrap_interval, holm, paired_tests, signed_rank
+from mob_training.comparison.significance import bootstrap_interval, by_backbone, holm, paired_tests, signed_rank
 from mob_training.comparison.tables import BETTER, WORSE
 from mob_training.evaluation.score_files import CONTROL
 from mob_training.evaluation.scoreboard import DICE, NLL
@@ -141,6 +141,20 @@ def test_coverage_is_over_subjects_and_backbones():
     assert half.startswith("83 (")  # of .5, 1, 1
     assert most.startswith("67 (")  # of .5, 1, 1 and .5, 0, 1, as often
     assert not coverage([fake_run("Diagonal", dice=[0.5])]).rows
+
+
+def test_folds_weigh_by_their_subjects():
+    """The large fold is drawn three times of five at most but for 1 % of draws: 60 subjects of 70 have 3 then."""
+    folds = [pd.DataFrame([[0.0] * 5], columns=range(5 * n, 5 * n + 5)) for n in range(4)]
+    folds.append(pd.DataFrame([[3.0] * 20], columns=range(20, 40)))
+    assert bootstrap_interval(folds) == (0, pytest.approx(180 / 70))
+
+
+def test_heads_and_backbones_without_a_score_are_not_drawn():
+    runs = [fake_run("Diagonal", seed, dice=[dice] * 6) for seed, dice in enumerate([0.5, None, None, 0.6])]
+    for run, backbone in zip(runs, (0, 0, 1, 2), strict=True):
+        run.description["backbone"] = backbone
+    assert [scores.shape for scores in by_backbone(runs, "dice")] == [(1, 6), (1, 6)]
 
 
 def test_an_ensemble_is_compared_with_all_its_members():

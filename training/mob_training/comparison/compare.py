@@ -232,7 +232,7 @@ def coverage(runs: Sequence[Run]) -> Table:
         own = [run for run in runs if run.dataset == dataset and not run.sweep]
         for model, group in by_model(own).items():
             held = [by_backbone(group, f"joint.volume.covered_{level}") for level in levels]
-            if all(scores.size for tables in held for scores in tables):
+            if all(held):
                 rows.append((model, (dataset, *map(_rate, held))))
     title = "How often intervals of volumes hold, in %; in brackets 95 % of other subjects and trainings"
     return Table(title, "Model", ("Data set", *(f"of {level} %" for level in levels)), tuple(rows))

@@ -206,8 +206,8 @@ def draw_forest(tests: Sequence[PairedTest], path: Path) -> None:
     figure.axes[0].set_yticks(range(len(rows)), rows)
     figure.axes[0].invert_yaxis()
     references = ", ".join(dict.fromkeys(test.reference for test in tests))
-    title = f"Difference to {references}, with 95 % intervals over other subjects and trainings; pale: single backbones"
-    figure.suptitle(title, fontsize=10)
+    words = "with 95 % intervals over other subjects and trainings; pale: single backbones"
+    figure.suptitle(f"Difference to {references}\n{words}", fontsize=10)
     _save(figure, path)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("probability of foreground", "predictive variance")
 TRUTH, PREDICTED = (70, 235, 110), (255, 255, 255)
-OF_BASES = ((230, 159, 0), (86, 180, 233), (240, 110, 190), (240, 228, 66), (213, 94, 0))
+OF_BASES = ((230, 159, 0), (86, 180, 233), (204, 121, 167), (240, 228, 66), (213, 94, 0))
 """Colours of bases, again from the first after the last; fit for the colour-blind (Okabe and Ito)."""
 SURE = 0.05
 """Probability from which the map of it shows; bases are shown where it is as far from 1, too."""
@@ -130,6 +130,10 @@ class Samples(Columns):
         return [view.outlined(case.truth, drawn) for drawn in draw_volumes(predictor, image, self.count)]
 
 
+def _count_bases(covariance: CovarianceSpec) -> int:
+    return {Covariance.SINGLE_BASIS: 1, Covariance.MIXTURE_OF_BASES: covariance.bases}.get(covariance.kind, 0)
+
+
 def _basis_colour(number: int) -> tuple[int, int, int]:
     return OF_BASES[(number - 1) % len(OF_BASES)]
 
@@ -141,9 +145,8 @@ class Bases(Columns):
         return "variance that bases carry", "basis"
 
     def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, tuple[int, int, int]]:
-        mixtures = [each.bases for each in covariances if each.kind is Covariance.MIXTURE_OF_BASES]
-        count = max(mixtures, default=1)
-        return super().lines(covariances) | {f"basis {n}": _basis_colour(n) for n in range(1, count + 1)}
+        most = min(max(map(_count_bases, covariances)), len(OF_BASES))
+        return super().lines(covariances) | {f"basis {n}": _basis_colour(n) for n in range(1, most + 1)}
 
     def colours(self, scale: Scale) -> str:
         return "colours: 0 to 100 % of the variance"
@@ -247,9 +250,9 @@ def _sheet(
                 draw.text((_NAMES + column * step + _SIDE / 2, top + _SIDE / 2), "none", "#808080", font(14), "mm")
     left, line = float(_NAMES), sheet.height - _FOOT / 2
     for words, colour in lines.items():
-        draw.line((left, line, left + 30, line), fill="black", width=5)
-        draw.line((left, line, left + 30, line), fill=colour, width=3)
-        draw.text((left + 38, line), words, "black", font(14), anchor="lm")
-        left += 38 + draw.textlength(words, font(14)) + 26
+        draw.line((left, line, left + 24, line), fill="black", width=5)
+        draw.line((left, line, left + 24, line), fill=colour, width=3)
+        draw.text((left + 30, line), words, "black", font(14), anchor="lm")
+        left += 30 + draw.textlength(words, font(14)) + 16
     draw.text((left, line), colours, "black", font(14), anchor="lm")
     return sheet

@@ -93,8 +93,7 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
     )
     weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)
     half = is_half(fitting_weights(planned_network(model), model, model.folds[0]))
-    name = f"{_planned_for(model)}-{spec.kind.value}-{spec.scope.value}"  # by which scores tell the heads of a network
-    return write_model(files.output, card, model.plans | {"plans_name": name}, model.dataset, weights, half)
+    return write_model(files.output, card, _named(model, spec), model.dataset, weights, half)
 
 
 def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
@@ -125,7 +124,7 @@ def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | No
 
     def write(place: Path, shared: float, training: dict[str, Any]) -> Model:
         card = replace(model.card, covariance=replace(spec, shared_fraction=shared), training=training)
-        return write_model(place, card, model.plans, model.dataset, weights.items(), half)
+        return write_model(place, card, _named(model, spec), model.dataset, weights.items(), half)
 
     shutil.rmtree(folder, ignore_errors=True)
     shared = fit_shared(write(folder, 0.0, model.card.training).path, raw) if fit_shared else 0.0
@@ -140,6 +139,11 @@ def _count(raw: Path) -> int:
 
 def _results() -> Path:
     return Path(os.environ["nnUNet_results"]) / DATASET
+
+
+def _named(model: Model, spec: CovarianceSpec) -> dict[str, Any]:
+    """Return a model's plans with a name by which scores tell it from the model with its old noise."""
+    return model.plans | {"plans_name": f"{_planned_for(model)}-{spec.kind.value}-{spec.scope.value}"}
 
 
 def _planned_for(model: Model) -> str:
