@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -141,7 +142,7 @@ def bootstrap_interval(ours: Sequence[pd.DataFrame], theirs: Sequence[pd.DataFra
     own = [np.flatnonzero(subjects.isin(scores.columns)) for scores in ours]
     nested = len(ours) > 1 and sum(map(len, own)) == len(subjects)
     if nested:
-        places = pd.DataFrame(own).fillna(-1).to_numpy(int)
+        places = np.array([*zip_longest(*own, fillvalue=-1)]).T
         columns = places[chosen[..., None], _picks(np.array([*map(len, own)])[chosen], generator)]
     else:
         columns = generator.integers(len(subjects), size=(RESAMPLES, len(subjects)))[:, None]
