@@ -15,6 +15,7 @@ from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.output.pictures.planes import PLANES
+from MoBUncertaintyLib.output.pictures.style import Colour
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from support import tiny
 from support.drawn_figures import looks_like_a_picture
@@ -65,7 +66,7 @@ def held_out(tmp_path_factory) -> SimpleNamespace:
 
 
 @pytest.fixture
-def sheets(monkeypatch) -> list[tuple[list[Row], str, tuple[str, ...], dict[str, tuple[int, int, int]]]]:
+def sheets(monkeypatch) -> list[tuple[list[Row], str, tuple[str, ...], dict[str, Colour]]]:
     """What is put on each sheet."""
     made, sheet = [], overlays._sheet
     monkeypatch.setattr(overlays, "_sheet", lambda *parts: made.append(parts[:4]) or sheet(*parts))

@@ -144,7 +144,7 @@ def test_coverage_is_over_subjects_and_backbones():
 
 
 def test_folds_weigh_by_their_subjects():
-    """The large fold is drawn three times of five at most but for 1 % of draws: 60 subjects of 70 have 3 then."""
+    """In 99 % of draws the large fold comes three times at most, and 60 of 70 subjects then score 3."""
     folds = [pd.DataFrame([[0.0] * 5], columns=range(5 * n, 5 * n + 5)) for n in range(4)]
     folds.append(pd.DataFrame([[3.0] * 20], columns=range(20, 40)))
     assert bootstrap_interval(folds) == (0, pytest.approx(180 / 70))
@@ -199,7 +199,7 @@ def test_interval_is_of_other_heads_on_the_backbones():
 
 
 def test_interval_of_a_cross_validation_draws_folds_and_subjects_within():
-    """A fold that is drawn twice counts twice: with one fold far off the mean of five steps by a fifth of it."""
+    """One fold of five is far off: the mean moves by a fifth of that each time the fold is drawn."""
     folds = [pd.DataFrame([[mean] * 14], columns=range(14 * n, 14 * n + 14)) for n, mean in enumerate([0, 0, 0, 0, 5])]
     assert bootstrap_interval(folds) == (0, 3)
     spread = np.random.default_rng(0).normal(0, 1, 70)

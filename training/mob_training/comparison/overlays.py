@@ -26,7 +26,7 @@ from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_plane, font, outlines_of, png
-from MoBUncertaintyLib.output.pictures.style import Scale
+from MoBUncertaintyLib.output.pictures.style import Colour, Scale
 from MoBUncertaintyLib.regions.agreement import dice
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Columns:
         """Return what stands above each column."""
         return COLUMNS
 
-    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, tuple[int, int, int]]:
+    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, Colour]:
         """Name what is outlined, by any of the models' covariances, with its colour."""
         return {"truth": TRUTH, "prediction": PREDICTED}
 
@@ -120,7 +120,7 @@ class Samples(Columns):
     def titles(self) -> tuple[str, ...]:
         return tuple(f"sample {n}" for n in range(1, self.count + 1))
 
-    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, tuple[int, int, int]]:
+    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, Colour]:
         return {"truth": TRUTH, "sample": PREDICTED}
 
     def colours(self, scale: Scale) -> str:
@@ -134,7 +134,7 @@ def _count_bases(covariance: CovarianceSpec) -> int:
     return {Covariance.SINGLE_BASIS: 1, Covariance.MIXTURE_OF_BASES: covariance.bases}.get(covariance.kind, 0)
 
 
-def _basis_colour(number: int) -> tuple[int, int, int]:
+def _basis_colour(number: int) -> Colour:
     return OF_BASES[(number - 1) % len(OF_BASES)]
 
 
@@ -144,7 +144,7 @@ class Bases(Columns):
     def titles(self) -> tuple[str, ...]:
         return "variance that bases carry", "basis"
 
-    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, tuple[int, int, int]]:
+    def lines(self, covariances: Sequence[CovarianceSpec]) -> dict[str, Colour]:
         most = min(max(map(_count_bases, covariances)), len(OF_BASES))
         return super().lines(covariances) | {f"basis {n}": _basis_colour(n) for n in range(1, most + 1)}
 
@@ -229,7 +229,7 @@ def worst_place(case: ScoredCase, image: sitk.Image, plane: Plane) -> np.ndarray
 
 
 def _sheet(
-    rows: Sequence[Row], title: str, titles: Sequence[str], lines: Mapping[str, tuple[int, int, int]], colours: str
+    rows: Sequence[Row], title: str, titles: Sequence[str], lines: Mapping[str, Colour], colours: str
 ) -> Image.Image:
     """Put the pictures of all rows on one sheet, and say what they are; a model without variance has none."""
     step, count = _SIDE + _GAP, Counter(row.name for row in rows)

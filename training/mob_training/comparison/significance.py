@@ -129,12 +129,12 @@ def signed_rank_sum(differences: Sequence[float]) -> float:
 def bootstrap_interval(ours: Sequence[pd.DataFrame], theirs: Sequence[pd.DataFrame] = ()) -> tuple[float, float]:
     """Compute the 95 % interval of a mean, less that of `theirs` if any, over other subjects and other trainings.
 
-    Both hold the scores on each backbone, (heads, subjects), as `by_backbone` returns them. Drawn with replacement are
-    backbones, heads on each that is drawn, and subjects: for all backbones alike (the pigeonhole bootstrap; Owen 2007,
-    Annals of Applied Statistics 1), or within each where no subject has two, as in a cross-validation.
+    Both hold the scores on each backbone, (heads, subjects), as `by_backbone` returns them. Backbones, heads on each of
+    those drawn, and subjects are drawn with replacement: subjects once for all backbones (the pigeonhole bootstrap;
+    Owen 2007, Annals of Applied Statistics 1), or within each where no subject has two, as in a cross-validation.
 
-    Backbones that differ by much more than their heads make it too narrow: in simulations five held in 84 % then, three
-    in 75 %, else 92 to 98 %. One backbone gives the interval over other subjects and other heads on it.
+    It is too narrow if few backbones differ much more than their heads do: with three it then holds in 75 %, which is
+    the chance that their means lie on both sides. With one it says nothing about other backbones.
     """
     generator = np.random.default_rng(0)
     chosen = generator.integers(len(ours), size=(RESAMPLES, len(ours)))
