@@ -203,7 +203,7 @@ class Files:
 class Attachment:
     """Options of `mob-training attach-head`."""
 
-    covariance: Annotated[Covariance, typer.Option(help="Covariance model of the head.")] = Covariance.MIXTURE_OF_BASES
+    covariance: Annotated[Covariance, typer.Option(help="Covariance model of the head.")] = Covariance.SINGLE_BASIS
     scope: Annotated[
         Scope, typer.Option(help="Which voxels share the noise: those near each other (local), or a whole tile.")
     ] = Scope.LOCAL
