@@ -197,6 +197,13 @@ def test_the_decomposition_keeps_all_variances_and_what_it_is_told_of_the_covari
     assert len(decompose(law, max_rank=7)[0]) == 7
 
 
+def test_the_decomposition_ends_where_single_precision_does():
+    law = border(6.0)
+    factor, white = decompose(law, left=0)
+    assert 0 < len(factor) < len(law.mean) and np.isfinite(factor).all()
+    assert (white - law.white.numpy()).max() < 1e-3 * law.shared().max()
+
+
 def test_truncating_the_decomposition_changes_little():
     law = border(2.0)
     factor, white = decompose(law, left=1e-9)

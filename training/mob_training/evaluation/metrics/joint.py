@@ -40,6 +40,8 @@ SMALLEST_STEP = 1e-6
 CONVERGED = 1e-3
 """Nats that a step of Newton's method still gains."""
 TINY = 1e-300
+ROUNDING = 1e-5
+"""The decomposition also ends where it leaves this fraction of each variance: single precision says no more."""
 NOTHING = 1e-9
 """What is smaller counts as 0 in single precision: products that underflow take a hundred times as long."""
 
@@ -80,7 +82,9 @@ def decompose(contrast: Contrast, max_rank: int = MAX_RANK, left: float = LEFT) 
         explained = factor[:rank]
         columns = contrast.columns(torch.from_numpy(pivots)).float().numpy()
         columns -= (explained[:, pivots].T @ explained).T
-        pivots, columns = _independent(columns, pivots, rest[pivots])
+        pivots, columns = _independent(columns, pivots, ROUNDING * variance[pivots])
+        if not len(pivots):
+            break
         triangle = cholesky(columns[pivots], lower=True)
         added = solve_triangular(triangle, columns.T, lower=True)
         factor[rank : rank + len(added)] = added
@@ -90,18 +94,18 @@ def decompose(contrast: Contrast, max_rank: int = MAX_RANK, left: float = LEFT) 
     return factor[:rank], contrast.white.double().numpy() + rest
 
 
-def _independent(columns: np.ndarray, pivots: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Drop the pivots that others of the same block already explain."""
+def _independent(columns: np.ndarray, pivots: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop the pivots of whose variance others of the same block leave no more than `least`."""
     matrix = columns[pivots].copy()
-    diagonal, chosen_pivots = rest.copy(), []
-    while (best := int(diagonal.argmax())) not in chosen_pivots and diagonal[best] > 1e-6 * rest[best]:
+    diagonal, chosen_pivots = matrix.diagonal().copy(), []
+    while (best := int(diagonal.argmax())) not in chosen_pivots and diagonal[best] > least[best]:
         chosen_pivots.append(best)
         row = matrix[best] / np.sqrt(matrix[best, best])
         matrix -= np.outer(row, row)
         diagonal = np.where(np.isin(np.arange(len(pivots)), chosen_pivots), 0, matrix.diagonal())
         if len(chosen_pivots) == len(pivots):
             break
-    chosen = np.sort(chosen_pivots)
+    chosen = np.sort(np.array(chosen_pivots, int))
     return pivots[chosen], columns[:, chosen]
 
 
