@@ -9,7 +9,7 @@ import torch
 
 from mob_training.evaluation.score_files import describe_run
 from mob_training.training import attachment
-from mob_training.training.attachment import attach_head, correlate_head, starting_length
+from mob_training.training.attachment import REPLACED, attach_head, correlate_head, starting_length
 from mob_training.training.settings import Attachment, Files
 from MoBUncertaintyLib.base.errors import SettingsError, UserError
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -47,7 +47,7 @@ def test_the_segmentation_stays_and_the_noise_is_local(
     kind: Covariance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = make_model(tmp_path / "trained", covariance=CovarianceSpec(kind, rank=2))
-    model = export(trained.path, tmp_path / "model.zip", half=True)
+    model = export(trained.path, tmp_path / "model.zip", half=True, training=dict.fromkeys(REPLACED, 1))
     raw = prepared(tmp_path, model, monkeypatch)
     torch.manual_seed(0)
     fitted_to = []
@@ -60,6 +60,7 @@ def test_the_segmentation_stays_and_the_noise_is_local(
     assert (card.name, card.licence, card.labels) == (model.card.name, model.card.licence, model.card.labels)
     assert describe_run(made, raw)["model"] == "Diagonal (local)"
     assert card.training["covariance_head"] and not card.scores and made.digest != model.digest
+    assert set(REPLACED) <= set(model.card.training) and not set(REPLACED) & set(card.training)
     before, after = (
         Predictor(each, PredictionSettings(device="cpu", engine="torch", precision="float32")).predict(make_ct())
         for each in (model, made)

@@ -49,6 +49,8 @@ DATASET = f"Dataset{DATASET_ID:03d}_Cases"
 START_LENGTH = 4.0
 """Of the field's correlation when training starts, in voxels of the finest axis; never less than a voxel."""
 LOSS = Loss(likelihood=Likelihood.EVIDENCE, head_learning_rate=1e-2, heads_only=True, dice_weight=0, kl_weight=0)
+REPLACED = ("calibration", "correlation")
+"""What a card says of how the temperature and the noise before a new head were fitted."""
 FitShared = Callable[[Path, Path], float]
 """From a model and a raw data set to the fraction of its noise that a volume shares."""
 
@@ -81,10 +83,11 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
     shared = fit_shared(trained[model.folds[0]], raw) if fit_shared and local else 0.0
     temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
     head = first.training | {"cases": _count(raw)}
+    training = {name: value for name, value in model.card.training.items() if name not in REPLACED}
     card = replace(
         model.card,
         covariance=replace(first.covariance, shared_fraction=shared),
-        training=model.card.training | {"covariance_head": head, "temperature": temperature},
+        training=training | {"covariance_head": head, "temperature": temperature},
         # What was measured of the model without a head.
         scores={},
         fingerprint=None,
