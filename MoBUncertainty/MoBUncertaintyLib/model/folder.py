@@ -150,7 +150,7 @@ def load_model(path: Path | str, folds: Sequence[Fold] | None = None) -> Model:
         >>> from MoBUncertaintyLib import find_model, load_model
         >>> model = load_model(find_model("PhantomPancreas"))
         >>> model.card.covariance.kind.value, [label.name for label in model.card.labels]
-        ('mixture-of-bases', ['pancreas'])
+        ('single-basis', ['pancreas'])
     """
     files = ModelFiles.of(path)
     if not files.trained:
