@@ -38,6 +38,8 @@ COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}
 MAX_REGIONS = 12
 COMPRESSED = 20
 """Of a forest plot: the largest difference is so many times the narrowest interval."""
+MOST_TICKS = 5
+"""Of a compressed scale."""
 FEWEST_VOXELS = 20
 """A bin with fewer voxels, averaged over the seeds, gets no point: its fraction would be noise."""
 
@@ -217,8 +219,12 @@ def _show_small(axes: Axes, intervals: np.ndarray) -> bool:
     if not 0 < COMPRESSED * narrow < largest:
         return False
     axes.set_xscale("asinh", linear_width=narrow)
-    decades = 10.0 ** np.arange(np.ceil(np.log10(narrow)), np.log10(largest) + 1)
-    ticks = [tick for tick in (*-decades, 0, *decades) if intervals.min() <= tick <= max(0, intervals.max())]
+    decades = 10.0 ** np.arange(np.floor(np.log10(largest)), np.log10(narrow), -1)
+    for step in range(1, len(decades) + 1):  # until their labels have room beside each other
+        kept = decades[::step]
+        ticks = [tick for tick in (*-kept, 0, *kept) if intervals.min() <= tick <= max(0, intervals.max())]
+        if len(ticks) <= MOST_TICKS:
+            break
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     return True
