@@ -68,7 +68,8 @@ def decompose(contrast: Contrast, max_rank: int = MAX_RANK, left: float = LEFT) 
 
     Each pivot is drawn with a probability in proportion to the variance that is left (Chen, Epperly, Tropp and Webber
     2025, Comm. Pure Appl. Math. 78), a block of them at once; the seed is fixed. w, (N,), holds the white part, too.
-    G is in single precision: a likelihood changes by less than 1e-6 of itself, and takes three quarters of the time.
+    G is in single precision, which takes three quarters of the time. Its rounding can draw other pivots, and change a
+    likelihood by less than another seed would.
     """
     variance = contrast.shared().double().numpy()
     count, total = len(variance), variance.sum()
