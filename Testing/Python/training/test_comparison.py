@@ -316,15 +316,18 @@ def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
     for score, key in SCORES.items():
         found = [row for row in table if row["Score"] == score]
         assert [row["Model"] for row in found] == ["Deterministic", "Mixture-of-Bases"]
-        stock, control, mixture = (
-            np.mean([per_case(path, key) for path in of(written, "Parts", model)], axis=0)
+        seeds = [
+            np.array([per_case(path, key) for path in of(written, "Parts", model)])
             for model in ("deterministic", "deterministic-fine-tuned", "mixture-of-bases")
-        )
+        ]
+        stock, control, mixture = (each.mean(axis=0) for each in seeds)
         expected = [wilcoxon(values - control).pvalue for values in (stock, mixture)]
         seen.update(expected)
         assert [float(row["p"]) for row in found] == pytest.approx(expected, abs=6e-4)
         assert [float(row["p (Holm)"]) for row in found] == pytest.approx(holm(expected), abs=6e-4)
-        assert [row["Seeds"] for row in found] == ["2", "2"]
+        single = (100 if score == "Dice" else 1) * (seeds[0] - seeds[1]).mean(axis=1)
+        digits = len(found[0]["Each backbone"].rpartition(".")[2])
+        assert found[0]["Each backbone"] == ", ".join(f"{each:+.{digits}f}" for each in single)
         better = (stock - control) * (-1 if score in ("NLL", "ECE") else 1)
         assert found[0]["Better in"] == f"{(better > 0).sum()} of 5"
         assert found[0]["Better"] == ("Deterministic" if signed_rank_sum(better) > 0 else CONTROL)

@@ -185,8 +185,8 @@ def _column(
 
 def significance(tests: Sequence[PairedTest]) -> Table:
     """Tabulate every paired test."""
-    columns = ["Data set", "Score", "Reference", "Better", "Mean difference", "95 %", "Better in"]
-    columns += ["Seeds", "Same sign in", "p", "p (Holm)"]
+    columns = ["Data set", "Score", "Reference", "Better", "Mean difference", "95 %", "Each backbone", "Better in"]
+    columns += ["p", "p (Holm)"]
     rows = []
     for test in tests:
         metric = test.metric
@@ -196,11 +196,8 @@ def significance(tests: Sequence[PairedTest]) -> Table:
             metric.title,
             test.reference,
             better,
-            f"{metric.factor * test.mean:+.{metric.digits}f}",
-            _interval(test),
+            *_difference(test),
             f"{test.wins} of {len(test.differences)}",
-            str(test.seeds),
-            str(test.same_sign),
             _p(test.p),
             _p(test.corrected),
         )
@@ -217,12 +214,13 @@ def effects(tests: Sequence[PairedTest]) -> Table:
         corrected |= zip(family, holm([test.p for test in family]), strict=True)
     rows = []
     for test, p in corrected.items():
-        metric = test.metric
-        shown = f"{metric.factor * test.mean:+.{metric.digits}f} ({_interval(test)})"
+        mean, ends, single = _difference(test)
         wins = f"{test.wins} of {len(test.differences)}"
-        rows.append((test.model, (test.dataset, metric.header, shown, wins, _p(test.p), _p(p))))
+        cells = (test.dataset, test.metric.header, f"{mean} ({ends})", single, wins, _p(test.p), _p(p))
+        rows.append((test.model, cells))
     title = f"Difference to {', '.join(dict.fromkeys(test.reference for test in tests))}, in brackets 95 %"
-    return Table(title, "Model", ("Data set", "Score", "Difference", "Better in", "p", "p (Holm)"), tuple(rows))
+    columns = ("Data set", "Score", "Difference", "Each backbone", "Better in", "p", "p (Holm)")
+    return Table(title, "Model", columns, tuple(rows))
 
 
 def coverage(runs: Sequence[Run]) -> Table:
@@ -244,9 +242,13 @@ def _rate(held: Sequence[pd.DataFrame]) -> str:
     return f"{100 * mean:.0f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def _interval(test: PairedTest) -> str:
-    low, high = (f"{test.metric.factor * end:+.{test.metric.digits}f}" for end in test.interval)
-    return f"{low} to {high}"
+def _difference(test: PairedTest) -> tuple[str, str, str]:
+    """Write a mean difference, its interval, and that of each backbone."""
+    metric = test.metric
+    mean, low, high, *single = (
+        f"{metric.factor * value:+.{metric.digits}f}" for value in (test.mean, *test.interval, *test.of_seeds)
+    )
+    return mean, f"{low} to {high}", ", ".join(single)
 
 
 def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
