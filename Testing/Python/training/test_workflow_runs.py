@@ -123,8 +123,10 @@ def test_a_folder_of_data_may_have_a_space_in_its_name(tmp_path):
 def test_what_is_joint_is_scored_unless_the_config_says_no(tmp_path):
     for folder, joint in (("default", {}), ("no", {"joint": False})):
         (tmp_path / folder).mkdir()
-        printed = dry_run(written(tmp_path / folder, small(**joint)), tmp_path / folder / "w", "--printshellcmds")
+        config = small(**joint, phantom={**small()["phantom"], "raters": 2})
+        printed = dry_run(written(tmp_path / folder, config), tmp_path / folder / "w", "--printshellcmds")
         assert ("--no-joint" in printed) == bool(joint) and "mob_training.cli evaluate" in printed
+        assert ("--raters cohort" in printed) != bool(joint)
 
 
 def test_another_date_of_the_data_is_no_reason_to_train_anew(tmp_path):
