@@ -14,11 +14,12 @@ from scipy.stats import wilcoxon
 from typer.testing import CliRunner
 
 from mob_training.cli import app
-from mob_training.comparison.compare import compare, tables
+from mob_training.comparison.compare import compare, significance, tables
 from mob_training.comparison.runs import ORDER, by_model, datasets, over_seeds, sweeps
-from mob_training.comparison.significance import holm, paired_tests, signed_rank_sum
+from mob_training.comparison.significance import PairedTest, holm, paired_tests, signed_rank_sum
 from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, interval, with_best
 from mob_training.evaluation.score_files import CONTROL, flatten, read_runs, summarise, write_runs
+from mob_training.evaluation.scoreboard import NLL
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, fake_run, run_of, write_dataset, write_scores
@@ -332,6 +333,20 @@ def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
         assert found[0]["Better in"] == f"{(better > 0).sum()} of 5"
         assert found[0]["Better"] == ("Deterministic" if signed_rank_sum(better) > 0 else CONTROL)
     assert max(seen) > min(seen) == 2 / 2**5
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"),
+    [
+        ((1.1e-6, 3.4e-6), ("+0.0000020", "+0.0000011 to +0.0000034", "+0.0000010, +0.0000030")),
+        ((-0.2, 0.3), ("+0.0000", "-0.2000 to +0.3000", "+0.0000, +0.0000")),
+        ((2e-6, 2e-6), ("+0.0000", "+0.0000 to +0.0000", "+0.0000, +0.0000")),
+    ],
+)
+def test_a_small_difference_has_the_digits_of_its_interval(interval, shown):
+    test = PairedTest("Parts", NLL, "A", "B", (2e-6,), interval, (1e-6, 3e-6), p=1.0)
+    ((_, cells),) = significance([test]).rows
+    assert cells[4:7] == shown
 
 
 def test_a_model_without_covariance_has_no_scores_of_its_variance(written, compared):

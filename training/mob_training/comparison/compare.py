@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -243,10 +244,12 @@ def _rate(held: Sequence[pd.DataFrame]) -> str:
 
 
 def _difference(test: PairedTest) -> tuple[str, str, str]:
-    """Write a mean difference, its interval, and that of each backbone."""
+    """Write a mean difference, its interval, and that of each backbone, with two digits of the interval at least."""
     metric = test.metric
+    width = metric.factor * (test.interval[1] - test.interval[0])
+    digits = max(metric.digits, 1 - math.floor(math.log10(width))) if width else metric.digits
     mean, low, high, *single = (
-        f"{metric.factor * value:+.{metric.digits}f}" for value in (test.mean, *test.interval, *test.of_seeds)
+        f"{metric.factor * value:+.{digits}f}" for value in (test.mean, *test.interval, *test.of_seeds)
     )
     return mean, f"{low} to {high}", ", ".join(single)
 
