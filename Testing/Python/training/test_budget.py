@@ -124,11 +124,14 @@ def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
 
 
 def test_it_learns(workspace):
-    """Two balls, one in the other, in some 100 steps; the last third has larger patches, with another loss."""
+    """Two balls, one in the other, in some 100 steps; the last third has larger patches, with another loss.
+
+    Last digits differ from run to run. Over twelve seeds the ratio is 0.68 to 0.82; without a step it is 0.97 to 1.02.
+    """
     results = train_deterministic(1, PLANS, Budget(0.2), CPU)
     rows = (results / "fold_0" / "progress.csv").read_text().splitlines()[1:]
     losses = [sum(map(float, row.split(",")[2:4])) for row in rows]
-    assert losses[1] < 0.8 * losses[0]
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_no_step_is_taken_along_a_gradient_that_is_not_finite(workspace):
