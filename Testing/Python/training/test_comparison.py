@@ -304,6 +304,9 @@ def test_sweep_has_a_row_for_each_number_of_bases(written, compared):
     assert list(found) == ["1 basis", "2 bases", "3 bases"]
     seeds = [100 * mean(per_case(path, "dice")) for path in of(written, "Organ", "mixture-of-bases-bases-2")]
     assert float(found["2 bases"]["Dice ↑"]) == pytest.approx(mean(seeds), rel=1e-5)
+    with (compared / "significance.csv").open(encoding="utf-8", newline="") as file:
+        tested = [row["Model"] for row in csv.DictReader(file) if (row["Data set"], row["Score"]) == ("Organ", "Dice")]
+    assert tested[-2:] == ["Mixture-of-Bases, M = 1", "Mixture-of-Bases, M = 2"]
 
 
 SCORES = {"Dice": "dice", "NLL": "volume.nll", "ECE": "volume.ece"}

@@ -179,6 +179,31 @@ def test_folds_of_a_cross_validation_are_one_data_set():
     assert test.of_seeds == pytest.approx((0.015, 0.035))
 
 
+def test_backbones_are_in_their_order_whatever_that_of_the_scores():
+    scores = ((CONTROL, (2, 0, 1)), ("Diagonal", (1, 2, 0)))
+    runs = [
+        fake_run(name, seed, dice=[(name == "Diagonal") * 0.1 * seed] * 4) for name, seeds in scores for seed in seeds
+    ]
+    (test,) = paired_tests(runs)
+    assert test.of_seeds == pytest.approx((0.0, 0.1, 0.2))
+    assert [scores.mean().mean() for scores in by_backbone(runs[3:], "dice")] == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_a_sweep_is_tested_apart():
+    """Its models do not change what is corrected of the others."""
+    subjects = np.linspace(0.01, 0.02, 12)
+    runs = [fake_run(CONTROL, dice=[0.5] * 12), fake_run("Mixture-of-Bases", dice=0.5 + subjects)]
+    (alone,) = paired_tests(runs)
+    for bases in (5, 2):
+        runs.append(fake_run("Mixture-of-Bases", sweep=True, dice=0.5 - bases * subjects))
+        runs[-1].description["bases"] = bases
+    assert paired_tests(runs) == [alone]
+    two, five = paired_tests(runs, sweep=True)
+    assert (two.model, five.model) == ("Mixture-of-Bases, M = 2", "Mixture-of-Bases, M = 5")
+    assert five.mean == pytest.approx(2.5 * two.mean)
+    assert two.corrected == 2 * two.p == 2 * alone.p
+
+
 def test_interval_is_of_other_subjects_and_other_backbones():
     of_subjects = np.random.default_rng(0).normal(1, 2, 400)
     middle, half = of_subjects.mean(), 1.96 * of_subjects.std() / 20

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, product
 from pathlib import Path
 from types import MappingProxyType
 
@@ -47,23 +48,24 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None)
     read = [of_readers(run) for run in runs]
     if any(read) and not all(read):
         raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
-    tests = [] if any(read) else paired_tests(runs, reference)
+    tests, swept = ([] if any(read) else paired_tests(runs, reference, sweep) for sweep in (False, True))
     if output.resolve() not in (folder.resolve() for folder in folders):
         write_runs(runs if any(read) else [_compared(run) for run in runs], output)
     if any(read):
         return write_readers(runs, output)
-    page = ["# Comparison\n", _legend(runs, tests)]
+    page = ["# Comparison\n", _legend(runs, [*tests, *swept])]
     for stem, table in tables(runs, tests).items():
         table.write(output / stem)
         page += [f"## {table.title}\n", table.markdown()]
-    if tests:
-        table = significance(tests)
+    if tests or swept:
+        table = significance([*tests, *swept])
         write_content(table.csv().encode(), output / "significance.csv")
         page += [f"## {table.title}\n", "[significance.csv](significance.csv)\n"]
-    if judged := [test for key in ENDPOINTS for test in tests if test.metric.key == key]:
-        table = effects(judged)
+    judged = [[test for key in ENDPOINTS for test in family if test.metric.key == key] for family in (tests, swept)]
+    if any(judged):
+        table = effects(*judged)
         table.write(output / "effects")
-        figures.draw_forest(judged, output / "effects.png")
+        figures.draw_forest(list(chain(*judged)), output / "effects.png")
         page += [f"## {table.title}\n", table.markdown(), "![Effects with 95 % intervals](effects.png)\n"]
     if (table := coverage(runs)).rows:
         page += [f"## {table.title}\n", table.markdown()]
@@ -207,10 +209,10 @@ def significance(tests: Sequence[PairedTest]) -> Table:
     return Table(title, "Model", tuple(columns), tuple(rows))
 
 
-def effects(tests: Sequence[PairedTest]) -> Table:
-    """Tabulate the tests of `ENDPOINTS`, Holm-corrected once over the primary one and once over all others."""
+def effects(*families: Sequence[PairedTest]) -> Table:
+    """Tabulate the tests of `ENDPOINTS`, Holm-corrected over the primary one and over all others of each family."""
     corrected: dict[PairedTest, float] = {}
-    for primary in (True, False):
+    for tests, primary in product(families, (True, False)):
         family = [test for test in tests if (test.metric.key == ENDPOINTS[0]) is primary]
         corrected |= zip(family, holm([test.p for test in family]), strict=True)
     rows = []
@@ -219,7 +221,7 @@ def effects(tests: Sequence[PairedTest]) -> Table:
         wins = f"{test.wins} of {len(test.differences)}"
         cells = (test.dataset, test.metric.header, f"{mean} ({ends})", single, wins, _p(test.p), _p(p))
         rows.append((test.model, cells))
-    title = f"Difference to {', '.join(dict.fromkeys(test.reference for test in tests))}, in brackets 95 %"
+    title = f"Difference to {', '.join(dict.fromkeys(test.reference for test in corrected))}, in brackets 95 %"
     columns = ("Data set", "Score", "Difference", "Each backbone", "Better in", "p", "p (Holm)")
     return Table(title, "Model", columns, tuple(rows))
 

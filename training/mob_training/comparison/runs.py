@@ -20,14 +20,21 @@ def datasets(runs: Iterable[Run]) -> list[str]:
 
 
 def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Group runs by model, in the paper's order, variants after the model they vary."""
+    """Group runs by model, in the paper's order, variants after the model they vary, a sweep by number of bases."""
 
-    def place(name: str) -> tuple[int, str]:
-        stem = name.partition(" (")[0]
-        return (ORDER.index(stem) if stem in ORDER else len(ORDER)), name
+    def place(run: Run) -> tuple[int, str, int]:
+        stem = run.model.partition(" (")[0]
+        return (ORDER.index(stem) if stem in ORDER else len(ORDER)), run.model, run.bases or 0
 
-    names = sorted({run.model for run in runs}, key=place)
-    return {name: [run for run in runs if run.model == name] for name in names}
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=place):
+        groups[f"{run.model}, M = {run.bases}" if run.sweep else run.model].append(run)
+    return dict(groups)
+
+
+def backbones(runs: Iterable[Run]) -> list[tuple[str, int]]:
+    """List the backbones of runs, by data set and seed; an ensemble or a stock model has none."""
+    return sorted({run.backbone for run in runs if run.backbone is not None})
 
 
 def sweeps(runs: Sequence[Run]) -> dict[str, dict[int, list[Run]]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata, wilcoxon
 
-from mob_training.comparison.runs import ORDER, by_model, datasets, over_seeds, over_subjects
+from mob_training.comparison.runs import ORDER, backbones, by_model, datasets, over_seeds, over_subjects
 from mob_training.comparison.tables import BETTER, RESAMPLES, WORSE
 from mob_training.evaluation.score_files import CONTROL, Run
 from mob_training.evaluation.scoreboard import GROUPS, Metric
@@ -29,7 +29,7 @@ class PairedTest:
         interval: 95 % of the mean difference (`bootstrap_interval`).
         of_seeds: Mean difference of each backbone's seed that both have, averaged over the heads on it.
         p: Two-sided Wilcoxon signed-rank test; 1 where no subject differs.
-        corrected: Holm's, over the models of this data set and score.
+        corrected: Holm's, over the models of this data set and score that are tested together.
     """
 
     dataset: str
@@ -81,10 +81,11 @@ class PairedTest:
         return BETTER if self.better else WORSE
 
 
-def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[PairedTest]:
+def paired_tests(runs: Sequence[Run], reference: str | None = None, sweep: bool = False) -> list[PairedTest]:
     """Test every model against the reference, for every score that both have, over the backbones that both have.
 
-    The default reference is the fine-tuned control, else the deterministic model, else the first.
+    The default reference is the fine-tuned control, else the deterministic model, else the first. With `sweep` the
+    models of a sweep over the number of bases are tested, else all others.
 
     Raises:
         SettingsError: Two models were scored on different cases, or a data set lacks the reference.
@@ -93,7 +94,7 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
     for dataset in datasets(runs):
         own = [run for run in runs if run.dataset == dataset]
         _check_same_cases(own)
-        groups = by_model([run for run in own if not run.sweep])
+        groups, swept = (by_model([run for run in own if run.sweep is part]) for part in (False, True))
         if not groups:
             continue
         controls = [name for name in groups if name.startswith(CONTROL)]  # plain, or a variant such as (temperature)
@@ -101,10 +102,11 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
         base = reference or (usual if usual in groups else next(iter(groups)))
         if base not in groups:
             raise SettingsError(f"{dataset} has no model {base}; choose one of {', '.join(groups)}.")
+        models = swept if sweep else {name: seeds for name, seeds in groups.items() if name != base}
         for metric in (metric for _, metrics in GROUPS.values() for metric in metrics if metric.tested):
             family = []
-            for model in (name for name in groups if name != base):
-                if pairs := _paired(groups[model], groups[base], metric):
+            for model, seeds in models.items():
+                if pairs := _paired(seeds, groups[base], metric):
                     table = pd.DataFrame([ours.mean() - theirs.mean() for ours, theirs in pairs])
                     differences, of_seeds = tuple(table.mean()), tuple(table.mean(axis=1))
                     interval, p = bootstrap_interval(*zip(*pairs, strict=True)), signed_rank(differences)
@@ -178,8 +180,8 @@ def _picks(counts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def by_backbone(runs: Sequence[Run], key: str) -> list[pd.DataFrame]:
     """Return the scores on each backbone that has any, averaged over the cases of each subject, (heads, subjects)."""
-    backbones = dict.fromkeys(run.backbone for run in runs)
-    tables = [_of_heads([run for run in runs if run.backbone == backbone], key) for backbone in backbones]
+    groups = [[run for run in runs if run.backbone == backbone] for backbone in (*backbones(runs), None)]
+    tables = [_of_heads(heads, key) for heads in groups]
     return [scores for scores in tables if scores.size]
 
 
@@ -202,7 +204,7 @@ def _paired(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> list[
         return []
     own, other = (metric.key if scored else metric.against or metric.key for scored in has)
     pairs = []
-    for backbone in dict.fromkeys(run.backbone for run in (*ours, *theirs) if run.backbone is not None) or (None,):
+    for backbone in backbones((*ours, *theirs)) or (None,):
         heads, others = ([run for run in runs if run.backbone in (backbone, None)] for runs in (ours, theirs))
         if heads and others:
             cases = (over_seeds(heads, own) - over_seeds(others, other)).dropna().sort_index().index
