@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mob_training.contrasts import contrasts
-from mob_training.evaluation.bases import case_bases, used_bases
+from mob_training.evaluation.bases import OrganTile, case_bases, used_bases
 from MoBUncertaintyLib.gaussian.partitions import cell_bounds
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
@@ -32,7 +32,7 @@ def test_share_is_that_of_the_contrast(tmp_path, spec):
     """One tile: the tile's own Gaussian, and the factors that the likelihood uses."""
     predictor, ct = predictor_of(tmp_path / "m", spec, ("organ", "other")), make_ct(PATCH)
     truth = organ(PATCH)
-    bases = case_bases(predictor, ct, truth)
+    bases = case_bases(OrganTile.of(predictor, ct, truth))
     engine = predictor.pytorch()
     data = engine.uploaded(predictor.prepare(ct).data[None])
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_share_is_that_of_the_contrast(tmp_path, spec):
 
 def test_cells_are_those_that_the_outline_meets(tmp_path):
     predictor, truth = predictor_of(tmp_path / "m", MIXTURE), organ(PATCH)
-    bases = case_bases(predictor, make_ct(PATCH), truth)
+    bases = case_bases(OrganTile.of(predictor, make_ct(PATCH), truth))
     counted = np.zeros(MIXTURE.bases, int)
     bounds = [cell_bounds(size, MIXTURE.partitions) for size in PATCH]
     for cell in np.ndindex(3, 3, 3):
@@ -64,7 +64,7 @@ def test_tile_lies_about_the_organ_of_a_larger_image(tmp_path):
     image = make_ct((30, 60, 40))
     truth = np.zeros((30, 60, 40), np.uint8)
     truth[2:6, 50:58, 30:36] = 1
-    bases = case_bases(predictor, image, truth)
+    bases = case_bases(OrganTile.of(predictor, image, truth))
     seen = bases.in_image(bases.chosen) > 0
     assert np.count_nonzero(seen) == np.prod(PATCH)
     assert seen[truth > 0].all()
@@ -72,11 +72,14 @@ def test_tile_lies_about_the_organ_of_a_larger_image(tmp_path):
 
 def test_model_without_bases_has_none(tmp_path):
     for spec in (DETERMINISTIC, CovarianceSpec(Covariance.LOW_RANK, rank=2, scope=Scope.TILE)):
-        assert case_bases(predictor_of(tmp_path / spec.kind.value, spec), make_ct(PATCH), organ(PATCH)) is None
+        assert (
+            case_bases(OrganTile.of(predictor_of(tmp_path / spec.kind.value, spec), make_ct(PATCH), organ(PATCH)))
+            is None
+        )
 
 
 def test_truth_without_organ_has_no_share(tmp_path):
-    bases = case_bases(predictor_of(tmp_path / "m", MIXTURE), make_ct(PATCH), np.zeros(PATCH, np.uint8))
+    bases = case_bases(OrganTile.of(predictor_of(tmp_path / "m", MIXTURE), make_ct(PATCH), np.zeros(PATCH, np.uint8)))
     assert np.isnan(bases.share_at_outline())
     assert used_bases(bases.cells) == 0
 

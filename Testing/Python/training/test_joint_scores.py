@@ -102,6 +102,8 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
     assert kept.mean("joint.log_likelihood") < 0
     assert 0 < kept.mean("bases.share") < 1
     assert 1 <= kept.over_voxels("bases.used") <= spec.bases
+    shapes = [np.shape(kept.over_voxels(f"shared.{part}")) for part in ("errors", "columns", "diagonal")]
+    assert shapes == [(3, 3), (spec.bases, 3, 3), (3, 3)]
     for name in ("errors", "samples"):
         assert len(kept.over_voxels(f"joint.variogram.{name}")) == LAGS
         assert kept.over_voxels(f"joint.variogram.{name}")[0] == 1

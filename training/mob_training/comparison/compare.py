@@ -23,10 +23,17 @@ from mob_training.evaluation.scoreboard import BY_LABEL, DICE, ECE, ENDPOINTS, G
 from MoBUncertaintyLib.base.errors import SettingsError
 
 FIGURES = (
-    ("calibration", figures.draw_calibration, "Calibration"),
-    ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty"),
-    ("joint", figures.draw_joint, "Correlation of samples, volume intervals, Dice after clicks"),
+    ("calibration", figures.draw_calibration, "Calibration", None),
+    ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty", None),
+    (
+        "joint",
+        figures.draw_joint,
+        "Correlation of samples, volume intervals, Dice after clicks",
+        "joint.variogram.errors",
+    ),
+    ("directions", figures.draw_directions, "Directions of errors and of noise", "shared.errors"),
 )
+"""Of each the end of its name, the function, the title, and the pooled score without which it is not drawn."""
 
 Marks = Mapping[tuple[str, str, str], str]
 """Of a data set, a score's key and a model."""
@@ -79,11 +86,10 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None)
 def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
     """Draw the figures of a data set; return the Markdown that shows them."""
     own = [run for run in runs if run.dataset == dataset]
-    groups = by_model([run for run in own if not run.sweep])
-    drawn = []
-    scored = any(len(figures.by_distance(seeds, "errors")) for seeds in groups.values())
-    for name, draw, title in FIGURES if groups else ():
-        if name == "joint" and not scored:
+    main = [run for run in own if not run.sweep]
+    groups, drawn = by_model(main), []
+    for name, draw, title, needed in FIGURES if groups else ():
+        if needed and all(run.over_voxels(needed) is None for run in main):
             continue
         draw(groups, output / f"{dataset}_{name}.png")
         drawn.append(f"![{title}]({dataset}_{name}.png)\n")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mob_training.evaluation.bases import case_bases
+from mob_training.evaluation.bases import OrganTile, case_bases
 from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.held_out import check_labels, held_out_cases
 from mob_training.evaluation.score_files import describe_run, write_content
@@ -152,7 +152,7 @@ class Bases(Columns):
         return "colours: 0 to 100 % of the variance"
 
     def draw(self, view: View, predictor: Predictor, image: sitk.Image, case: ScoredCase) -> list[Image.Image]:
-        bases = case_bases(predictor, image, case.truth)
+        bases = case_bases(OrganTile.of(predictor, image, case.truth))
         if bases is None:
             return []
         probability = case.prediction.probability.sum(axis=0)

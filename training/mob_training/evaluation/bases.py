@@ -19,7 +19,6 @@ from MoBUncertaintyLib.gaussian.partitions import cell_means, spread_cells
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.preprocessing import Case
 from MoBUncertaintyLib.inference.sliding_window import padded_to
-from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.regions.prediction import Precision
 
 if TYPE_CHECKING:
@@ -29,6 +28,39 @@ if TYPE_CHECKING:
 
 USED = 0.05
 """A basis is used if at least this fraction of the cells that the outlines meet has it."""
+
+
+@dataclass(frozen=True, eq=False)
+class OrganTile:
+    """The tile with the true organ in its middle, on the network's grid.
+
+    Attributes:
+        case: The way between the network's grid and the image's.
+        gaussian: What the first fold says of the tile's logits.
+        true: The true label of each voxel, padded to a tile at least.
+        inside: Where `true` is not padding.
+        box: Where it is the tile.
+    """
+
+    case: Case
+    gaussian: LogitGaussian
+    true: np.ndarray
+    inside: Box
+    box: Box
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, predictor: Predictor, image: sitk.Image, truth: np.ndarray) -> OrganTile:
+        """Run the network on the tile about the organs of a label map (z, y, x)."""
+        case, tile = predictor.prepare(check_image(image)[0]), predictor.model.tile
+        padded, inside = padded_to(case.data, tile)
+        true = np.zeros(padded.shape[1:], np.uint8)
+        true[inside] = nearest(case.view(truth), shape_of(inside))
+        box = _box_about(true > 0, tile)
+        engine = predictor.pytorch()
+        engine.load(predictor.folds[0], predictor.placement.network, Precision(predictor.settings.precision))
+        gaussian = engine.gaussian(engine.run(engine.uploaded(padded[(slice(None), *box)][None])))
+        return cls(case, gaussian, true, inside, box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,27 +94,18 @@ class CaseBases:
         return result
 
 
-@torch.no_grad()
-def case_bases(predictor: Predictor, image: sitk.Image, truth: np.ndarray) -> CaseBases | None:
-    """Examine the bases of the first fold near the organs of a label map (z, y, x); None if the model has no bases."""
-    if predictor.model.card.covariance.kind not in (Covariance.SINGLE_BASIS, Covariance.MIXTURE_OF_BASES):
+def case_bases(tile: OrganTile) -> CaseBases | None:
+    """Examine the bases near the organs; None if the model has no bases."""
+    loading, true, box = tile.gaussian.loading, tile.true, tile.box
+    if not isinstance(loading, BasisLoading):
         return None
-    case, tile = predictor.prepare(check_image(image)[0]), predictor.model.tile
-    padded, inside = padded_to(case.data, tile)
-    true = np.zeros(padded.shape[1:], np.uint8)
-    true[inside] = nearest(case.view(truth), shape_of(inside))
-    box = _box_about(true > 0, tile)
-    engine = predictor.pytorch()
-    engine.load(predictor.folds[0], predictor.placement.network, Precision(predictor.settings.precision))
-    gaussian = engine.gaussian(engine.run(engine.uploaded(padded[(slice(None), *box)][None])))
-    assert isinstance(gaussian.loading, BasisLoading)
     outline = np.zeros(true.shape, bool)
-    for label in predictor.model.card.labels:
-        outline |= (true == label.value) & ~binary_erosion(true == label.value)
+    for value in range(1, tile.gaussian.num_classes):
+        outline |= (true == value) & ~binary_erosion(true == value)
     share, chosen = np.zeros(true.shape, np.float32), np.zeros(true.shape, np.uint8)
-    share[box] = _share(gaussian, gaussian.loading)
-    chosen[box], cells = _choice(gaussian.loading, outline[box])
-    return CaseBases(case, share[inside], chosen[inside], outline[inside], cells)
+    share[box] = _share(tile.gaussian, loading)
+    chosen[box], cells = _choice(loading, outline[box])
+    return CaseBases(tile.case, share[tile.inside], chosen[tile.inside], outline[tile.inside], cells)
 
 
 def used_bases(cells: np.ndarray) -> int:

@@ -17,8 +17,9 @@ import SimpleITK as sitk
 from mob_training.data.datasets import CASES_FILE, FOLDERS, SUFFIX
 from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
-from mob_training.evaluation.bases import case_bases, used_bases
+from mob_training.evaluation.bases import OrganTile, case_bases, used_bases
 from mob_training.evaluation.case_scores import PLACES, PlaceSums, ScoredCase, only, pooled_scores, score
+from mob_training.evaluation.directions import shared_errors
 from mob_training.evaluation.intervals import KEY, MEASUREMENTS, interval_measures, measurement_scores
 from mob_training.evaluation.joint_scores import joint_scores, pooled_correlations
 from mob_training.evaluation.raters import rater_scores, read_raters
@@ -161,6 +162,7 @@ def evaluate(
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
     pooled, together, scored = {place: PlaceSums() for place in PLACES}, [], {}
     cells: list[np.ndarray] = []
+    shared: list[dict[str, list[Any]]] = []
     for files in cases:
         image, truth, prediction = model.predict(files)
         case = ScoredCase.of(prediction, truth)
@@ -180,15 +182,24 @@ def evaluate(
             scores["clicks"] = dice_after_clicks(read_case)
             scores["joint"], covariances = joint_scores(model.predictor, image, case.truth, prediction.labels)
             together.append(covariances)
-            if bases := case_bases(model.predictor, image, case.truth):
-                scores["bases"] = {"share": bases.share_at_outline()}
-                cells.append(bases.cells)
+            if sampled:
+                tile = OrganTile.of(model.predictor, image, case.truth)
+                if len(prediction.labels) == len(model.labels) > 1:
+                    shared.append(shared_errors(tile))
+                if bases := case_bases(tile):
+                    scores["bases"] = {"share": bases.share_at_outline()}
+                    cells.append(bases.cells)
         for place, own in sums.items():
             pooled[place].add(own)
         scored[files[0]] = model.row(files[0], scores)
         print(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
     joint: dict[str, Any] = {"joint": pooled_correlations(np.sum(together, axis=0))} if together else {}
     joint |= {"bases": {"used": used_bases(np.sum(cells, axis=0))}} if cells else {}
+    joint |= (
+        {"shared": {part: np.sum([one[part] for one in shared], axis=0).tolist() for part in shared[0]}}
+        if shared
+        else {}
+    )
     return Run(model.description, dict(flatten(pooled_scores(pooled) | joint)), scored)
 
 
