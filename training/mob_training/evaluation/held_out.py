@@ -195,11 +195,8 @@ def evaluate(
         print(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
     joint: dict[str, Any] = {"joint": pooled_correlations(np.sum(together, axis=0))} if together else {}
     joint |= {"bases": {"used": used_bases(np.sum(cells, axis=0))}} if cells else {}
-    joint |= (
-        {"shared": {part: np.sum([one[part] for one in shared], axis=0).tolist() for part in shared[0]}}
-        if shared
-        else {}
-    )
+    if shared:
+        joint["shared"] = {part: np.sum([one[part] for one in shared], axis=0).tolist() for part in shared[0]}
     return Run(model.description, dict(flatten(pooled_scores(pooled) | joint)), scored)
 
 
