@@ -7,7 +7,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from mob_training.data.partial_labels import write_labelled
 from mob_training.evaluation import joint_scores as module
+from mob_training.evaluation.bases import OrganTile
+from mob_training.evaluation.directions import SHARED, shared_by_neighbours
 from mob_training.evaluation.held_out import Evaluation, evaluate
 from mob_training.evaluation.joint_scores import joint_scores
 from mob_training.evaluation.metrics.volumes import LAGS
@@ -102,8 +105,19 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
     assert kept.mean("joint.log_likelihood") < 0
     assert 0 < kept.mean("bases.share") < 1
     assert 1 <= kept.over_voxels("bases.used") <= spec.bases
-    shapes = [np.shape(kept.over_voxels(f"shared.{part}")) for part in ("errors", "columns", "diagonal")]
-    assert shapes == [(3, 3), (spec.bases, 3, 3), (3, 3)]
+    single = [
+        shared_by_neighbours(OrganTile.of(predictor, image, sitk.GetArrayFromImage(truth)))
+        for image, truth in cases.values()
+    ]
+    for part in SHARED:
+        expected = np.sum([one[part] for one in single], axis=0)
+        assert kept.over_voxels(f"shared.{part}") == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    path = folder / "labelsTs" / "case0.nii.gz"
+    drawn = sitk.ReadImage(path)
+    sitk.WriteImage(drawn * sitk.Cast(drawn != 2, drawn.GetPixelID()), path)
+    write_labelled(folder, list(labels), {"case0": frozenset({2})})
+    run = evaluate(predictor.model.path, folder, Evaluation(joint=True), settings)
+    assert run.over_voxels("shared.errors") == pytest.approx(np.array(single[1]["errors"]), rel=1e-4, abs=1e-4)
     for name in ("errors", "samples"):
         assert len(kept.over_voxels(f"joint.variogram.{name}")) == LAGS
         assert kept.over_voxels(f"joint.variogram.{name}")[0] == 1

@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from mob_training.comparison.runs import ORDER
-from mob_training.evaluation.directions import fractions_along, principal_directions
 from mob_training.evaluation.metrics.calibration import BINS
+from mob_training.evaluation.metrics.directions import fractions_along, principal_directions
 from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, STEP_MM
 from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
@@ -281,53 +281,62 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
 def draw_directions(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Draw the principal directions of the errors that neighbours share, and what part of a model's noise each has.
 
-    All is summed over the seeds that have it; a network's bases are in the order of their noise.
+    Errors are summed over the backbones, noise over the seeds; a network's bases are in the order of their noise.
     """
     scored = {model: [run for run in runs if run.over_voxels("shared.errors")] for model, runs in groups.items()}
-    scored = {model: runs for model, runs in scored.items() if runs}
-    errors = sum(_shared(run, "errors") for runs in scored.values() for run in runs)
+    first = next(run for runs in scored.values() for run in runs)
+    of_backbones = {run.backbone: _shared(run, "errors") for runs in scored.values() for run in runs}
+    errors = np.sum(list(of_backbones.values()), axis=0)
+    noise = {model: _shared_noise(runs) for model, runs in scored.items() if runs}
     directions = principal_directions(errors[0])
-    shown = {"errors": fractions_along(directions, errors)}
-    shown |= {model: fractions_along(directions, _shared_noise(runs)) for model, runs in scored.items()}
-    names = ["background", *next(iter(scored.values()))[0].description["labels"]]
-    height = 1 / (len(shown) + 1)
-    figure = _figure(4.5 + 0.9 * len(names), 1.6 + 0.25 / height * len(directions))
-    strips, bars = figure.subplots(1, 2, width_ratios=(len(names), 5))
-    strips.pcolormesh(directions, cmap="RdBu_r", vmin=-1, vmax=1, edgecolors="white", linewidth=4)
-    for (row, column), entry in np.ndenumerate(directions):
-        colour = "white" if abs(entry) > 0.6 else "black"
-        strips.text(column + 0.5, row + 0.5, f"{entry:+.2f}", color=colour, ha="center", va="center")
-    strips.set_xticks(np.arange(len(names)) + 0.5, [readable(name) for name in names], rotation=30, ha="right")
-    strips.set(yticks=[], ylim=(len(directions), 0), title="Direction")
-    strips.spines[:].set_visible(False)
-    most, ticks = max(parts.shape[1] for parts in shown.values()), {}
-    titles = ["errors", *(f"columns, basis {number}" for number in range(1, most)), "diagonal"]
+    rows = {"errors": ([0], fractions_along(directions, errors))}
+    most = max(map(len, noise.values()))
+    for model, parts in noise.items():
+        if np.trace(parts.sum(axis=0)) > 0:
+            rows[model] = [*range(1, len(parts)), most], fractions_along(directions, parts)
+    height = 1 / (len(rows) + 1)
+    figure = _figure(4.5 + 0.9 * len(errors[0]), 1.6 + 0.25 / height * len(directions))
+    classes, bars = figure.subplots(1, 2, width_ratios=(len(errors[0]), 5))
+    _draw_classes(classes, directions, ["background", *first.description["labels"]])
+    titles = ["errors", "columns", *(f"columns, basis {number}" for number in range(2, most)), "diagonal"]
     colours = [_LOOKS[0][0], *(_LOOKS[at][0] for at in islice(cycle((5, 3, 2, 4, 6)), most - 1)), _LOOKS[1][0]]
-    for place, (row, parts) in enumerate(shown.items(), start=1):
-        used = [0] if row == "errors" else [*range(1, parts.shape[1]), most]
-        y, left = np.arange(len(directions)) + place * height, np.zeros(len(directions))
-        ticks |= dict.fromkeys(y.tolist(), row)
-        for part, number in zip(parts.T, used, strict=True):
-            bars.barh(y, 100 * part, 0.8 * height, 100 * left, color=colours[number], label=titles[number])
-            left += part
-        for at, total in zip(y, left, strict=True):
-            bars.text(100 * total + 1, at, f"{100 * total:.0f}", va="center", fontsize=8)
-    bars.set_yticks(list(ticks), list(ticks.values()))
-    bars.set(xlabel="% of what neighbours share", xlim=(0, 108), ylim=(len(directions), 0), title="Errors, and noise")
+    places = np.arange(len(directions))[:, None] + height * np.arange(1, len(rows) + 1)
+    handles = {}
+    for y, (numbers, parts) in zip(places.T, rows.values(), strict=True):
+        ends = 100 * np.cumsum(parts, axis=1)
+        for number, part, end in zip(numbers, 100 * parts.T, ends.T, strict=True):
+            handles[number] = bars.barh(y, part, 0.8 * height, end - part, color=colours[number])
+        for at, end in zip(y, ends[:, -1], strict=True):
+            bars.annotate(f"{end:.0f}", (end, at), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    bars.set_yticks(places.ravel(), [*rows] * len(directions))
+    bars.set(xlabel="% of what neighbours share", ylim=(len(directions), 0), title="Errors and noise")
+    bars.margins(x=0.1)
     bars.yaxis.tick_right()
+    bars.set_axisbelow(True)
     _tidy(bars)
-    _legend(figure, dict(zip(*bars.get_legend_handles_labels()[::-1], strict=True)))
+    _legend(figure, {titles[number]: handles[number] for number in sorted(handles)})
     _save(figure, path)
 
 
+def _draw_classes(axes: Axes, directions: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a row for each direction, a column for each class."""
+    axes.pcolormesh(directions, cmap="RdBu_r", vmin=-1, vmax=1, edgecolors="white", linewidth=4)
+    for (row, column), entry in np.ndenumerate(directions):
+        colour = "white" if abs(entry) > 0.6 else "black"
+        axes.text(column + 0.5, row + 0.5, f"{entry:+.2f}", color=colour, ha="center", va="center")
+    axes.set_xticks(np.arange(len(names)) + 0.5, [readable(name) for name in names], rotation=30, ha="right")
+    axes.set(yticks=[], ylim=(len(directions), 0), title="Direction")
+    axes.spines[:].set_visible(False)
+
+
 def _shared(run: Run, part: str) -> np.ndarray:
-    """Return what neighbours share (`directions.shared_errors`), as parts, (P, C, C)."""
+    """Return a part of what neighbours share (`evaluation.directions`), (P, C, C)."""
     number = 1 + len(run.description["labels"])
     return np.reshape(run.over_voxels(f"shared.{part}"), (-1, number, number))
 
 
 def _shared_noise(runs: Sequence[Run]) -> np.ndarray:
-    """Sum the noise of seeds, the columns of each basis, that with most noise first, and the diagonal, (P, C, C)."""
+    """Sum the noise of seeds: the columns of each basis, that with most noise first, and the diagonal, (P, C, C)."""
     of_seeds = []
     for run in runs:
         columns = _shared(run, "columns")

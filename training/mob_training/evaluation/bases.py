@@ -58,9 +58,17 @@ class OrganTile:
         true[inside] = nearest(case.view(truth), shape_of(inside))
         box = _box_about(true > 0, tile)
         engine = predictor.pytorch()
-        engine.load(predictor.folds[0], predictor.placement.network, Precision(predictor.settings.precision))
+        engine.load(predictor.folds[0], predictor.placement.network, Precision.FLOAT32)  # so that nothing overflows
         gaussian = engine.gaussian(engine.run(engine.uploaded(padded[(slice(None), *box)][None])))
         return cls(case, gaussian, true, inside, box)
+
+    def in_image(self) -> Box:
+        """Return the part of the tile that is not padding."""
+        ends = [
+            (max(a.start, b.start) - b.start, min(a.stop, b.stop) - b.start)
+            for a, b in zip(self.inside, self.box, strict=True)
+        ]
+        return tuple(slice(*one) for one in ends)
 
 
 @dataclass(frozen=True, eq=False)

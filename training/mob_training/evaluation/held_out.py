@@ -19,7 +19,7 @@ from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.bases import OrganTile, case_bases, used_bases
 from mob_training.evaluation.case_scores import PLACES, PlaceSums, ScoredCase, only, pooled_scores, score
-from mob_training.evaluation.directions import shared_errors
+from mob_training.evaluation.directions import SHARED, shared_by_neighbours
 from mob_training.evaluation.intervals import KEY, MEASUREMENTS, interval_measures, measurement_scores
 from mob_training.evaluation.joint_scores import joint_scores, pooled_correlations
 from mob_training.evaluation.raters import rater_scores, read_raters
@@ -161,8 +161,7 @@ def evaluate(
     read_wanted(evaluation.measurements, [label.name for label in model.labels], values)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
     pooled, together, scored = {place: PlaceSums() for place in PLACES}, [], {}
-    cells: list[np.ndarray] = []
-    shared: list[dict[str, list[Any]]] = []
+    tiles = _Tiles()
     for files in cases:
         image, truth, prediction = model.predict(files)
         case = ScoredCase.of(prediction, truth)
@@ -183,21 +182,39 @@ def evaluate(
             scores["joint"], covariances = joint_scores(model.predictor, image, case.truth, prediction.labels)
             together.append(covariances)
             if sampled:
-                tile = OrganTile.of(model.predictor, image, case.truth)
-                if len(prediction.labels) == len(model.labels) > 1:
-                    shared.append(shared_errors(tile))
-                if bases := case_bases(tile):
-                    scores["bases"] = {"share": bases.share_at_outline()}
-                    cells.append(bases.cells)
+                complete = len(prediction.labels) == len(model.labels)
+                scores |= tiles.add(OrganTile.of(model.predictor, image, case.truth), complete)
         for place, own in sums.items():
             pooled[place].add(own)
         scored[files[0]] = model.row(files[0], scores)
         print(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
     joint: dict[str, Any] = {"joint": pooled_correlations(np.sum(together, axis=0))} if together else {}
-    joint |= {"bases": {"used": used_bases(np.sum(cells, axis=0))}} if cells else {}
-    if shared:
-        joint["shared"] = {part: np.sum([one[part] for one in shared], axis=0).tolist() for part in shared[0]}
+    joint |= tiles.pooled()
     return Run(model.description, dict(flatten(pooled_scores(pooled) | joint)), scored)
+
+
+class _Tiles:
+    """What the tiles about the organs of all cases say of bases, and of what neighbours share."""
+
+    def __init__(self) -> None:
+        self._cells: list[np.ndarray] = []
+        self._shared: list[dict[str, list[Any]]] = []
+
+    def add(self, tile: OrganTile, complete: bool) -> dict[str, Any]:
+        """Add the tile of a case, and return the case's own scores; complete is one that lacks no label."""
+        if complete and tile.gaussian.num_classes > 2:  # two classes have one direction
+            self._shared.append(shared_by_neighbours(tile))
+        bases = case_bases(tile)
+        if bases is None:
+            return {}
+        self._cells.append(bases.cells)
+        return {"bases": {"share": bases.share_at_outline()}}
+
+    def pooled(self) -> dict[str, Any]:
+        """Return the number of bases that are used, and sums over the cases of what neighbours share."""
+        sums = {part: np.sum([one[part] for one in self._shared], axis=0).tolist() for part in SHARED}
+        bases = {"used": used_bases(np.sum(self._cells, axis=0))} if self._cells else {}
+        return {"bases": bases, "shared": sums if self._shared else {}}
 
 
 def _description(dataset: Path) -> dict[str, Any]:
