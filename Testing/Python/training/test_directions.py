@@ -143,11 +143,18 @@ def run(model: str, columns: list, diagonal: float, seed: int = 0) -> Run:
 
 
 def test_comparison_has_the_figure_of_scores_that_have_the_directions(tmp_path):
-    for name, runs in (("with", [run("A", [], 1)]), ("without", [run_of({"a": {"dice": 0.8}})])):
+    for name, runs in (
+        ("with", [run("A", [np.outer(RIGHT, RIGHT), 2 * np.outer(LEFT, LEFT)], 1)]),
+        ("without", [run_of({"a": {"dice": 0.8}})]),
+    ):
         write_runs(runs, tmp_path / name)
         page = compare([tmp_path / name], tmp_path / f"{name}_out").read_text()
         assert (tmp_path / f"{name}_out" / "D_directions.png").exists() == (name == "with")
         assert ("D_directions.png" in page) == (name == "with")
+    table = (tmp_path / "with_out" / "D_directions.csv").read_text().splitlines()
+    assert table[0].startswith("Part,right lung − background")
+    assert [line.split(",")[0] for line in table[1:]] == ["errors", "A: columns", '"A: columns', "A: diagonal"]
+    assert [float(line.rsplit(",", 1)[1]) for line in table[1:]] == pytest.approx([100, 40, 20, 40])
 
 
 def test_figure_sums_seeds_with_the_larger_basis_first(drawn, tmp_path):

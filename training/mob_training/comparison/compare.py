@@ -14,6 +14,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from mob_training.comparison import figures
+from mob_training.comparison.directions import NEEDED, Directions
 from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, over_seeds, over_subjects, sweeps
 from mob_training.comparison.significance import LEVEL, PairedTest, bootstrap_interval, by_backbone, holm, paired_tests
@@ -31,7 +32,7 @@ FIGURES = (
         "Correlation of samples, volume intervals, Dice after clicks",
         "joint.variogram.errors",
     ),
-    ("directions", figures.draw_directions, "Directions of errors and of noise", "shared.errors"),
+    ("directions", figures.draw_directions, "Directions of errors and of noise", NEEDED),
 )
 """Of each the end of its name, the function, the title, and the pooled score without which it is not drawn."""
 
@@ -124,6 +125,8 @@ def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]
         title = "all voxels of all cases together"
         made[f"{dataset}_labels"] = _by_label(dataset, groups)
         made[f"{dataset}_pooled"] = _within(dataset, title, groups, POOLED, value=Run.over_voxels)
+        if directions := Directions.of(groups):
+            made[f"{dataset}_directions"] = directions.table(dataset)
         for model, numbers in sweeps(own).items():
             named = {f"{bases} bases" if bases > 1 else "1 basis": seeds for bases, seeds in numbers.items()}
             title = f"number of bases, {model}"

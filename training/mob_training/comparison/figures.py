@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle, islice, product
+from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from mob_training.comparison.directions import DIAGONAL, ERRORS, Directions
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics.calibration import BINS
-from mob_training.evaluation.metrics.directions import fractions_along, principal_directions
 from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, STEP_MM
 from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
@@ -279,69 +279,44 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
 
 
 def draw_directions(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Draw the principal directions of the errors that neighbours share, and what part of a model's noise each has.
-
-    Errors are summed over the backbones, noise over the seeds; a network's bases are in the order of their noise.
-    """
-    scored = {model: [run for run in runs if run.over_voxels("shared.errors")] for model, runs in groups.items()}
-    first = next(run for runs in scored.values() for run in runs)
-    of_backbones = {run.backbone: _shared(run, "errors") for runs in scored.values() for run in runs}
-    errors = np.sum(list(of_backbones.values()), axis=0)
-    noise = {model: _shared_noise(runs) for model, runs in scored.items() if runs}
-    directions = principal_directions(errors[0])
-    rows = {"errors": ([0], fractions_along(directions, errors))}
-    most = max(map(len, noise.values()))
-    for model, parts in noise.items():
-        if np.trace(parts.sum(axis=0)) > 0:
-            rows[model] = [*range(1, len(parts)), most], fractions_along(directions, parts)
-    height = 1 / (len(rows) + 1)
-    figure = _figure(4.5 + 0.9 * len(errors[0]), 1.6 + 0.25 / height * len(directions))
-    classes, bars = figure.subplots(1, 2, width_ratios=(len(errors[0]), 5))
-    _draw_classes(classes, directions, ["background", *first.description["labels"]])
-    titles = ["errors", "columns", *(f"columns, basis {number}" for number in range(2, most)), "diagonal"]
-    colours = [_LOOKS[0][0], *(_LOOKS[at][0] for at in islice(cycle((5, 3, 2, 4, 6)), most - 1)), _LOOKS[1][0]]
-    places = np.arange(len(directions))[:, None] + height * np.arange(1, len(rows) + 1)
+    """Draw the principal directions of the errors that neighbours share, and what part of a model's noise each has."""
+    shown = Directions.of(groups)
+    assert shown is not None
+    directions, rows = range(len(shown.vectors)), len(shown.parts)
+    columns = sorted({part for parts in shown.parts.values() for part in parts} - {ERRORS, DIAGONAL})
+    colours = {ERRORS: _LOOKS[0][0], **dict(zip(columns, cycle(_LOOKS[at][0] for at in (5, 3, 2, 4, 6)), strict=False))}
+    colours[DIAGONAL] = _LOOKS[1][0]
+    figure = _figure(4.5 + 0.9 * len(shown.classes), 1.6 + 0.25 * (rows + 1) * len(directions))
+    classes, bars = figure.subplots(1, 2, width_ratios=(len(shown.classes), 5))
+    _draw_classes(classes, shown)
+    places = np.array(directions)[:, None] + np.arange(1, rows + 1) / (rows + 1)
     handles = {}
-    for y, (numbers, parts) in zip(places.T, rows.values(), strict=True):
-        ends = 100 * np.cumsum(parts, axis=1)
-        for number, part, end in zip(numbers, 100 * parts.T, ends.T, strict=True):
-            handles[number] = bars.barh(y, part, 0.8 * height, end - part, color=colours[number])
-        for at, end in zip(y, ends[:, -1], strict=True):
-            bars.annotate(f"{end:.0f}", (end, at), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    bars.set_yticks(places.ravel(), [*rows] * len(directions))
+    for y, parts in zip(places.T, shown.parts.values(), strict=True):
+        end = np.zeros(len(directions))
+        for part, fractions in parts.items():
+            handles[part] = bars.barh(y, 100 * fractions, 0.8 / (rows + 1), end, color=colours[part])
+            end = end + 100 * fractions
+        for at, total in zip(y, end, strict=True):
+            bars.annotate(f"{total:.0f}", (total, at), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    bars.set_yticks(places.ravel(), [*shown.parts] * len(directions))
     bars.set(xlabel="% of what neighbours share", ylim=(len(directions), 0), title="Errors and noise")
     bars.margins(x=0.1)
     bars.yaxis.tick_right()
     bars.set_axisbelow(True)
     _tidy(bars)
-    _legend(figure, {titles[number]: handles[number] for number in sorted(handles)})
+    _legend(figure, {part: handles[part] for part in colours if part in handles})
     _save(figure, path)
 
 
-def _draw_classes(axes: Axes, directions: np.ndarray, names: Sequence[str]) -> None:
+def _draw_classes(axes: Axes, shown: Directions) -> None:
     """Draw a row for each direction, a column for each class."""
-    axes.pcolormesh(directions, cmap="RdBu_r", vmin=-1, vmax=1, edgecolors="white", linewidth=4)
-    for (row, column), entry in np.ndenumerate(directions):
+    axes.pcolormesh(shown.vectors, cmap="RdBu_r", vmin=-1, vmax=1, edgecolors="white", linewidth=4)
+    for (row, column), entry in np.ndenumerate(shown.vectors):
         colour = "white" if abs(entry) > 0.6 else "black"
         axes.text(column + 0.5, row + 0.5, f"{entry:+.2f}", color=colour, ha="center", va="center")
-    axes.set_xticks(np.arange(len(names)) + 0.5, [readable(name) for name in names], rotation=30, ha="right")
-    axes.set(yticks=[], ylim=(len(directions), 0), title="Direction")
+    axes.set_xticks(np.arange(len(shown.classes)) + 0.5, shown.classes, rotation=30, ha="right")
+    axes.set(yticks=[], ylim=(len(shown.vectors), 0), title="Direction")
     axes.spines[:].set_visible(False)
-
-
-def _shared(run: Run, part: str) -> np.ndarray:
-    """Return a part of what neighbours share (`evaluation.directions`), (P, C, C)."""
-    number = 1 + len(run.description["labels"])
-    return np.reshape(run.over_voxels(f"shared.{part}"), (-1, number, number))
-
-
-def _shared_noise(runs: Sequence[Run]) -> np.ndarray:
-    """Sum the noise of seeds: the columns of each basis, that with most noise first, and the diagonal, (P, C, C)."""
-    of_seeds = []
-    for run in runs:
-        columns = _shared(run, "columns")
-        of_seeds.append([*columns[np.trace(columns, axis1=1, axis2=2).argsort()[::-1]], *_shared(run, "diagonal")])
-    return np.sum(of_seeds, axis=0)
 
 
 def styles(models: Iterable[str]) -> dict[str, dict[str, Any]]:
